@@ -19,6 +19,7 @@ from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease
 from launcher.train import early_stopping, kernel_settings, loop, rank_errors
+from launcher.train.stragglers import Stragglers
 from launcher.train.training_run import Run
 
 
@@ -66,7 +67,7 @@ def _train_part(
     (None: it does not), and the exit code."""
     heartbeat.beat(Stage.STARTING)
     built, notes = build(run, group, stop, run.resume)
-    built = dataclasses.replace(built, heartbeat=heartbeat)
+    built = dataclasses.replace(built, heartbeat=heartbeat, stragglers=Stragglers.of(group))
     if built.progress.step == run.recipe.model.unfreeze_at:
         notes = ["what was frozen trains from here on"]
     if group.rank == 0:

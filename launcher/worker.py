@@ -101,6 +101,7 @@ def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None)
         folder = _wait_for_preparation(arguments, group, stop)
         code = _train_and_record(folder, group, stop, launcher)
         group.close()
+        stacks.remove_empty(folder / paths.LOGS, rank)
         return _RankEnd(rank, code)
     except StoppedBeforeTraining:
         before = "all ranks had joined" if group is None else "training began"

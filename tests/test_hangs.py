@@ -91,6 +91,15 @@ def test_every_hang_is_named_five_times(workspace, monkeypatch, capsys, round):
             print(f"\n{fault:20} {story.seconds:4.1f} s  {story.sentence.partition('; start it')[0]}")
 
 
+def test_a_hang_under_torchrun_as_a_child_of_the_launcher_is_reported(workspace, monkeypatch):
+    """10 s: torchrun starts and ends the ranks, and knows of no hang."""
+    story = hangs.run("calls_native_code", monkeypatch, "--via", "torchrun")
+    assert re.match(
+        f"rank 1 has been in forward of step 12 {re.escape(hangs.line('calls_native_code'))}", story.sentence
+    )
+    assert "; start it again and it goes on from step 10" in story.stderr
+
+
 @pytest.mark.parametrize("fault", ["loads_slowly", "calls_native_code"])
 def test_torchrun_ends_ranks_that_hang(workspace, monkeypatch, fault):
     """15 s each: no agent of the launcher is there. In native code that holds the interpreter's lock, not even a thread

@@ -125,8 +125,9 @@ class _RankWatch:
         failure_notice.post_for(self._store, hang.rank)
         *_, pid, host = json.loads(self._store.get(_sign_key(hang.rank)))
         if host == launch_env.host_name():
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(float("inf"))
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        threading.Event().wait()  # the notice ends this process
 
 
 def _sign_key(rank: int) -> str:

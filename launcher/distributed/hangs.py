@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from launcher.config.types import JsonObject
 from launcher.distributed.heartbeat import Stage
 
-STOPPED, UNINTERRUPTIBLE, TRACED = "stopped", "disk-sleep", "tracing-stop"
-"""States of a process, as psutil names them."""
+STOPPED, UNINTERRUPTIBLE, TRACED, GONE = "stopped", "disk-sleep", "tracing-stop", "gone"
+"""States of a process, as psutil names them, and of one that has ended."""
 _NOUNS = {"all-gather-object": "all-gather", "broadcast-object-list": "broadcast"}
 
 
@@ -123,6 +123,8 @@ def _describe(culprits: Sequence[RankState], others: Sequence[RankState]) -> str
     since, place = f"for {one.seconds:.0f} s", f"{_place(one)}{one.at}"
     if one.process == STOPPED:
         return f"{who} {is_} stopped (by SIGSTOP or a debugger), in {place}, {since}"
+    if one.process == GONE:
+        return f"{who} {is_} gone (killed?), since {place}, {since}"
     in_front = min((state.progress for state in others), default=one.progress)
     if not one.waits or (one.opaque and one.progress < in_front):
         stuck = ", uninterruptible (a disk or a driver)" if one.process == UNINTERRUPTIBLE else ""

@@ -143,6 +143,11 @@ class Heartbeat:
         return {stage: self._row[_SPENT + stage] / 1e9 for stage in Stage}
 
     @property
+    def own_seconds(self) -> float:
+        """Seconds in stages in which this rank waits for no other, with most strategies: data and forward."""
+        return (self._row[_SPENT + Stage.LOADING] + self._row[_SPENT + Stage.FORWARD]) / 1e9
+
+    @property
     def last(self) -> Beat:
         """The last beat of this rank."""
         return _beat(self._row.tolist())

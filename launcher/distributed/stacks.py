@@ -78,7 +78,7 @@ class Stack:
         for frame in self.frames:
             if frame.file.endswith(_COLLECTIVES):
                 called = [f for f in self._inner() if f.file.endswith(_COLLECTIVES) and not f.function.startswith("_")]
-                return (called[-1] if called else frame).function.replace("_", "-")
+                return called[-1].function.replace("_", "-") if called else "collective"
             if frame.own:
                 break
         inner = self.frames[0].file if self.frames else ""

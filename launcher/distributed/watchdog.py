@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from launcher.distributed import heartbeat, stacks
-from launcher.distributed.hangs import STOPPED, TRACED, RankState
+from launcher.distributed.hangs import GONE, STOPPED, TRACED, RankState
 from launcher.distributed.heartbeat import Beat, Stage
 from launcher.distributed.stacks import Frame, Stack
 
@@ -147,8 +147,8 @@ def _of_worker(stack: Stack) -> Frame | None:
 
 
 def process_status(pid: int) -> str:
-    """Return the state of a process, as psutil names it; empty: it is gone."""
+    """Return the state of a process, as psutil names it; GONE: it has ended."""
     try:
         return str(psutil.Process(pid).status())
     except psutil.Error:
-        return ""
+        return GONE

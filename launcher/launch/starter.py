@@ -75,7 +75,9 @@ def _wait(
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(_POLL_SECONDS), hang
             if states := watchdog.check():
-                hang = _end_hung(hangs.explain(states), launch, spec, watchdog) or hang
+                hang = _end_hung(hangs.explain(states), launch, spec, watchdog)
+            elif hang is not None and heartbeat.read(spec.heartbeats):
+                hang = None  # its starter has started the ranks again
             if refused_at == math.inf and rank_end.problems(rank_end.read(spec.folder)):
                 refused_at = time.monotonic()
             if time.monotonic() - refused_at > _SECONDS_TO_FOLLOW:
@@ -94,7 +96,8 @@ def _end_hung(hang: Hang, launch: Launch, spec: RendezvousSpec, watchdog: Watchd
     if action == "report":
         return None
     if action == "restart":
-        _log.warning("%s", hang.sentence)
+        if launch.max_restarts:
+            _log.warning("%s; the ranks are ended, so that they are started again", hang.sentence)
         for beat in heartbeat.read(spec.heartbeats):
             with suppress(ProcessLookupError):
                 os.kill(beat.pid, signal.SIGKILL)

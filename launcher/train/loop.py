@@ -41,7 +41,7 @@ def train(run: Run) -> int:
         beat(Stage.AGREEING, progress.step + 1)
         due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
         wait = time.perf_counter() - begin
-        info = sync_step_info(run.process, batch, wait, stop=run.stop.requested(), due=due)
+        info = sync_step_info(run.process, batch, wait, run.stop.requested(), due, run.heartbeat.own_seconds)
         run.stop.agree(info.stop)
         if info.stop is StopReason.REPLACED:
             raise checkpoint.RunReplaced(run.folder)
@@ -52,6 +52,8 @@ def train(run: Run) -> int:
         if info.stop:
             return STOPPED
 
+        if run.stragglers is not None:
+            run.stragglers.add(info.own)
         begun.append(begin_step(run, batch, info, begin))
         _finish(run, begun, left=_unread(run))
 

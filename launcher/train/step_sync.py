@@ -19,6 +19,7 @@ _RANK_INFO = np.dtype(
         ("wait", "f8"),
         ("stop", "i8"),
         ("due", "i8"),
+        ("own", "f8"),
     ]
 )
 
@@ -29,7 +30,8 @@ class StepInfo:
 
     `padded`: the number of positions computed, with padding. `squares`: the sum of the squared lengths of samples.
     `wait`: seconds that the slowest rank waited for its
-    share. `stop`: the strongest reason to stop of any rank. `due`: whether a checkpoint is due on any rank.
+    share. `stop`: the strongest reason to stop of any rank. `due`: whether a checkpoint is due on any rank. `own`: of
+    each rank, the seconds since its start in its own data and forward passes.
     """
 
     weight: float
@@ -40,16 +42,22 @@ class StepInfo:
     wait: float
     stop: StopReason
     due: bool
+    own: tuple[float, ...] = ()
 
 
 def sync_step_info(
-    process: ProcessGroup, batch: RankBatch, wait: float = 0.0, stop: StopReason = StopReason.NONE, due: bool = False
+    process: ProcessGroup,
+    batch: RankBatch,
+    wait: float = 0.0,
+    stop: StopReason = StopReason.NONE,
+    due: bool = False,
+    own: float = 0.0,
 ) -> StepInfo:
     """Gather the ranks' shares of a global batch in one exchange. All ranks call it. `wait`: seconds that this rank
-    waited for its share. `stop`, `due`: as in StepInfo, of this rank."""
+    waited for its share. `stop`, `due`, `own`: as in StepInfo, of this rank."""
     counts = (batch.weight, batch.digest, batch.tokens, batch.padded, batch.squares)
     counts = counts if process.leads else (0.0, 0, 0, 0, 0)
-    ranks = process.all_gather(np.array((*counts, wait, stop, due), dtype=_RANK_INFO))
+    ranks = process.all_gather(np.array((*counts, wait, stop, due, own), dtype=_RANK_INFO))
     return StepInfo(
         weight=float(ranks["weight"].sum()),
         digest=digest.total(ranks["digest"].tolist()),
@@ -59,4 +67,5 @@ def sync_step_info(
         wait=float(ranks["wait"].max()),
         stop=StopReason(int(ranks["stop"].max())),
         due=bool(ranks["due"].any()),
+        own=tuple(ranks["own"].tolist()),
     )

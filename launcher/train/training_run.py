@@ -15,6 +15,7 @@ from launcher.train.precision import LossScale
 from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_randomness import ModelRandomness
 from launcher.train.step_metrics import StepMeter
+from launcher.train.stragglers import Stragglers
 
 if TYPE_CHECKING:
     from launcher.config.types import Plugin, ScheduleConfig
@@ -74,7 +75,7 @@ class Run:
 
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
-    `meter`: of rank 0; None: speed and device are not measured.
+    `meter`: of rank 0; None: speed and device are not measured. `stragglers`: of rank 0; None: ranks are not compared.
     """
 
     recipe: Recipe
@@ -94,3 +95,4 @@ class Run:
     stop: StopMonitor
     meter: StepMeter | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    stragglers: Stragglers | None = None

@@ -20,7 +20,8 @@ class Config(_base.Config):
     kind: str = "own.hanging"
 
 def hangs(fault):
-    return os.environ["HANGS"] == fault and os.environ.get("RANK") == "1" and not os.path.exists("hung")
+    mine = os.environ.get("RANK") == os.environ.get("HANGING_RANK", "1")
+    return os.environ["HANGS"] == fault and mine and not os.path.exists("hung")
 
 class Task(_base.Task):
     calls = 0
