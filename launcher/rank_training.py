@@ -32,6 +32,7 @@ from launcher.train import (
     spikes,
 )
 from launcher.train.memory_copy import MemoryCopies
+from launcher.train.stragglers import Stragglers
 from launcher.train.training_run import Run
 
 
@@ -103,7 +104,13 @@ def _train_part(run: PreparedRun, rank: _Rank) -> _PartEnd:
     back."""
     rank.heartbeat.beat(Stage.STARTING)
     built, notes = build(run, rank.group, rank.stop, run.resume)
-    built = dataclasses.replace(built, heartbeat=rank.heartbeat, ledger=rank.ledger, copies=rank.copies)
+    built = dataclasses.replace(
+        built,
+        heartbeat=rank.heartbeat,
+        ledger=rank.ledger,
+        copies=rank.copies,
+        stragglers=Stragglers.of(rank.group),
+    )
     if rank.ledger is not None:
         rank.ledger.resume(built.progress.step)
     if rank.copies is not None:
@@ -118,6 +125,7 @@ def _train_part(run: PreparedRun, rank: _Rank) -> _PartEnd:
             code = loop.train(built)
         more = code == DONE and built.progress.step == built.until < built.steps
         finished = code == DONE and not more
+        rank.heartbeat.beat(Stage.STARTING if more else Stage.LEAVING, built.progress.step)
         if rank.group.rank == 0 and finished and built.progress.step < built.steps:
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return _PartEnd(code, built.progress.step if more else None)

@@ -20,9 +20,11 @@ if __name__ == "__main__":
 
 from launcher.config import load, paths, trust
 from launcher.config.errors import UserError
+from launcher.config.watchdog import Watchdog
 from launcher.distributed import (
     failure,
     failure_notice,
+    group_watchdog,
     launch_env,
     local_run_record,
     logs,
@@ -34,6 +36,7 @@ from launcher.distributed import (
     rank_rendezvous,
     run_ledger,
     signals,
+    stacks,
 )
 from launcher.distributed.exit_codes import FAILED, INVALID_INPUT, STOPPED
 from launcher.distributed.heartbeat import HEARTBEATS, Heartbeat
@@ -99,6 +102,7 @@ def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None)
         folder = _wait_for_preparation(arguments, group, stop)
         code = _train_and_record(folder, group, stop, launcher)
         group.close()
+        stacks.remove_empty(folder / paths.LOGS, rank)
         return _RankEnd(rank, code)
     except StoppedBeforeTraining:
         before = "all ranks had joined" if group is None else "training began"
@@ -183,13 +187,15 @@ def _train_and_record(folder: Path, group: ProcessGroup, stop: StopMonitor, laun
     the run's job log."""
     if launcher is not None:
         logs.redirect_rank(folder, group.rank)
+        stacks.register(folder / paths.LOGS, group.rank)
         local_rank = launch_env.rank_info().local_rank
         return train(folder, group, stop, Heartbeat(launcher.folder / HEARTBEATS, local_rank, group.rank))
     logs.copy_rank(folder, group.rank)
+    heartbeat = group_watchdog.start(group, folder, Watchdog.of(os.environ))
     if group.rank > 0 or env_vars.JOB in os.environ:
-        return train(folder, group, stop)
+        return train(folder, group, stop, heartbeat)
     with local_run_record.recorded(RunDir(folder), group.world) as record:
-        code = train(folder, group, stop)
+        code = train(folder, group, stop, heartbeat)
         record.end(code, stop.agreed)
     return code
 

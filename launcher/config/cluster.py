@@ -23,6 +23,7 @@ from launcher.config.atomic_files import expanded
 from launcher.config.base_model import Strict, error_details, hint, matching
 from launcher.config.training import seconds
 from launcher.config.types import SchedulerConfig
+from launcher.config.watchdog import Watchdog
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -168,6 +169,8 @@ class Cluster(Strict):
     the whole start."""
     timeout: Number = 30
     """Minutes that ranks wait for each other before they fail."""
+    watchdog: Watchdog = Watchdog()
+    """Detection of ranks that hang."""
     hours_between_failures: Number | None = None
     """Mean hours between failures of one node."""
     links: Links = Links()

@@ -21,6 +21,8 @@ DEVICE = "LAUNCHER_DEVICE"
 """Type of the devices of ranks behind torchrun or accelerate."""
 MEMORY = "LAUNCHER_MEMORY"
 """Folder of a tmpfs for the copies in memory of checkpoint.memory. Default: /dev/shm."""
+WATCHDOG = "LAUNCHER_WATCHDOG_SECONDS"
+"""`watchdog.seconds` of ranks that are started without the launcher, by torchrun or srun."""
 LOG_LEVEL = "LAUNCHER_LOG_LEVEL"
 """Log level: DEBUG, or INFO for any other value. Set by --verbose, and inherited by the ranks."""
 

@@ -3,12 +3,14 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.config import paths
+from launcher.distributed.hangs import Hang
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import ProcessFailure
@@ -63,7 +65,8 @@ class Failure:
 
     `code`: exit code, negative for a signal. `message`, `traceback`: empty if the rank wrote no error file, and nothing
     is known from its log. `time`: seconds since the epoch. `recurs`: why a restart would not help: the same error came
-    back at the same step, or restarts made no step; empty: it may help.
+    back at the same step, or restarts made no step; empty: it may help. `hung`: it made no progress, and the message
+    says so.
     """
 
     rank: int
@@ -72,6 +75,7 @@ class Failure:
     traceback: str
     time: int
     recurs: Literal["", "same error", "no step"] = ""
+    hung: bool = False
 
     @property
     def echo(self) -> bool:
@@ -143,11 +147,15 @@ def report(failure: Failure, logs: Path, resume: int | None, host: str = "") -> 
     details = "".join(f"\n  {line}" for line in failure.traceback.strip().splitlines())
     dump = logs.parent / f"{paths.COLLECTIVES}{failure.rank}"
     last = f"\n  its last collectives: {dump} (torchfrtrace reads them)" if failure.echo and dump.is_file() else ""
+    if failure.hung:
+        last = f"\n  the stacks of all ranks: {logs}/{paths.STACKS}*.txt"
     return f"{sentence(failure, host)}; {again}\n  its log: {logs / f'rank{failure.rank}.log'}{last}{details}"
 
 
 def sentence(failure: Failure, host: str = "") -> str:
     """Describe in one line what happened to the rank. `host`: of the rank, if there are several."""
+    if failure.hung:
+        return failure.message + _RECURS[failure.recurs]
     who = f"rank {failure.rank}" + (f" on {host}" if host else "")
     again, after = ("again ", " after a restart, with the same error") if failure.recurs == "same error" else ("", "")
     end = _RECURS[failure.recurs]
@@ -175,6 +183,11 @@ def explain_exit(error: BaseException) -> BaseException:
     for note in getattr(error, "__notes__", ()):
         called.add_note(note)
     return called.with_traceback(error.__traceback__)
+
+
+def hung(hang: Hang) -> Failure:
+    """Return the failure of a rank that the watchdog has found."""
+    return Failure(hang.rank, 1, hang.sentence, "", int(time.time()), hung=True)
 
 
 def stalled(rank: int, where: str, seconds: float) -> Failure:

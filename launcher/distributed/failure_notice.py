@@ -34,6 +34,11 @@ def post(group: ProcessGroup) -> None:
         time.sleep(3 * _POLL_SECONDS if group.rank == 0 else 0)  # the store ends with rank 0
 
 
+def post_for(store: dist.Store, rank: int) -> None:
+    """Inform the other ranks that a rank, which cannot do so itself, has failed."""
+    store.set(_KEY, str(rank))
+
+
 def watch(group: ProcessGroup) -> None:
     """End this process some seconds after another rank has posted that it failed, or after the store has ended with
     rank 0, whatever this one waits for: a rank that was killed posts nothing."""

@@ -1,9 +1,9 @@
-"""The positions of a machine's ranks, in a memory-mapped file that their launcher reads too, and reports of stalls.
+"""The positions of a machine's ranks, in a memory-mapped file that their launcher reads too.
 
 A rank that is stuck cannot report anything, but its launcher sees its position. A beat costs a few writes to memory.
 """
 
-import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 HEARTBEATS = "heartbeats"
 """Name of the file in the folder that a launcher shares with its ranks."""
-SILENCE = 60.0
-"""Seconds without a beat of any rank after which a stall is reported."""
-_LONG_STEP = 5
-"""A stall is reported only after this many times the longest pause between beats so far."""
-
-_log = logging.getLogger(__name__)
+_LATER = 5
+"""A rank is allowed this many times the longest pause so far in the same stage."""
+_FIRST = 2
+"""The same for the pauses of the first visit of a stage, which is often far longer than all later ones."""
 
 
 class Stage(IntEnum):
@@ -35,26 +33,42 @@ class Stage(IntEnum):
     REDUCING = 5
     UPDATING = 6
     EVALUATING = 7
-    SAVING = 8
-    LEAVING = 9
+    SCORING = 8
+    SAVING = 9
+    LEAVING = 10
 
     @property
     def description(self) -> str:
         """The stage in words: `in the forward pass`."""
         return _DESCRIPTIONS[self]
 
+    @property
+    def phase(self) -> str:
+        """The stage as a noun: `forward`."""
+        return _PHASES[self]
+
 
 _DESCRIPTIONS = {
     Stage.STARTING: "starting", Stage.LOADING: "waiting for data", Stage.AGREEING: "waiting for the other ranks",
     Stage.FORWARD: "in the forward pass", Stage.BACKWARD: "in the backward pass", Stage.REDUCING: "adding up losses",
-    Stage.UPDATING: "updating the parameters", Stage.EVALUATING: "evaluating", Stage.SAVING: "saving a checkpoint",
-    Stage.LEAVING: "leaving",
+    Stage.UPDATING: "updating the parameters", Stage.EVALUATING: "evaluating", Stage.SCORING: "computing metrics",
+    Stage.SAVING: "saving a checkpoint", Stage.LEAVING: "leaving",
 }  # fmt: skip
 
 
-_POSITION = 5
-"""Number of columns of a position. After them stand the nanoseconds spent in each stage."""
-_COLUMNS = _POSITION + len(Stage)
+_PHASES = {
+    Stage.STARTING: "startup", Stage.LOADING: "data", Stage.AGREEING: "sync", Stage.FORWARD: "forward",
+    Stage.BACKWARD: "backward", Stage.REDUCING: "reduction of losses", Stage.UPDATING: "optimizer step",
+    Stage.EVALUATING: "evaluation", Stage.SCORING: "metrics", Stage.SAVING: "save", Stage.LEAVING: "exit",
+}  # fmt: skip
+
+
+_STEP, _LEFT, _STAGE, _RANK, _TIME, _PID = range(6)
+_SPENT = 6
+"""First of the columns with the nanoseconds spent in each stage."""
+_ALLOWED = _SPENT + len(Stage)
+"""First of the columns with the nanoseconds that a pause in each stage may last. 0: the first visit has not ended."""
+_COLUMNS = _ALLOWED + len(Stage)
 
 
 @dataclass(frozen=True, order=True)
@@ -80,46 +94,78 @@ class Position:
         return f"at step {self.step} ({self.stage.description})" if self.step else self.stage.description
 
 
+@dataclass(frozen=True)
+class Beat:
+    """The last beat of a rank. `pid`: its process. `allowed`: seconds that a pause in this stage may last, by the
+    pauses so far; None: the rank is in this stage for the first time."""
+
+    position: Position
+    pid: int
+    allowed: float | None
+
+
 class Heartbeat:
     """The beats of one rank.
 
-    `file`: created by `create`; None: beats are dropped. `row`: number of the rank on this machine.
+    `file`: created by `create`; None: only this process reads them. `row`: number of the rank on this machine.
     """
 
     def __init__(self, file: Path | None = None, row: int = 0, rank: int = 0):
         rows = np.zeros((1, _COLUMNS), dtype=np.int64) if file is None else _map(file, "r+")
-        self._row = rows[0 if file is None else row]
-        self._begun = time.monotonic_ns()
-        self._row[3:5] = rank, self._begun
+        self._row = memoryview(rows[0 if file is None else row])  # whose items are read and written faster
+        for column in range(_COLUMNS):
+            self._row[column] = 0
+        self._row[_RANK], self._row[_PID] = rank, os.getpid()
+        self._row[_TIME] = self._begun = time.monotonic_ns()
+        self._visit = (Stage.STARTING, 0, 0)
+        self._longest = [0] * len(Stage)
         self.beat(Stage.STARTING)
 
     def beat(self, stage: Stage, step: int = 0, left: int = 0) -> None:
         """Record the position, and add the time since the last beat to that of its stage. `left`: number of
         micro-batches that remain in this step."""
-        now = time.monotonic_ns()
-        self._row[_POSITION + self._row[2]] += now - self._row[4]
-        self._row[:3] = step, -left, stage
-        self._row[4] = now
+        now, row, before = time.monotonic_ns(), self._row, self._visit
+        pause, ended = now - row[_TIME], before[0]
+        row[_SPENT + ended] += pause
+        if pause > self._longest[ended]:
+            self._longest[ended] = pause
+            if row[_ALLOWED + ended]:
+                row[_ALLOWED + ended] = max(row[_ALLOWED + ended], _LATER * pause)
+        visit = self._visit = (stage, step, left)
+        if visit != before and not row[_ALLOWED + ended]:
+            row[_ALLOWED + ended] = max(1, _FIRST * self._longest[ended])
+            self._longest[ended] = 0
+        row[_STEP], row[_LEFT], row[_STAGE], row[_TIME] = step, -left, stage, now
 
     @property
     def seconds(self) -> dict[Stage, float]:
         """Seconds that this rank has spent in each stage, up to the last beat."""
-        return {stage: float(self._row[_POSITION + stage]) / 1e9 for stage in Stage}
+        return {stage: self._row[_SPENT + stage] / 1e9 for stage in Stage}
 
     @property
     def seconds_so_far(self) -> dict[Stage, float]:
         """Seconds that this rank has spent in each stage, up to now, whatever its thread is doing. Their sum is the age
         of this object, even if a beat comes while they are read."""
         row = self._row.tolist()
-        passed, stage = time.monotonic_ns() - self._begun, row[2]
-        spent = dict(zip(Stage, row[_POSITION:], strict=True))
+        passed, stage = time.monotonic_ns() - self._begun, row[_STAGE]
+        spent = dict(zip(Stage, row[_SPENT:_ALLOWED], strict=True))
         spent[Stage(stage)] = passed - sum(spent.values()) + spent[Stage(stage)]
         return {stage: max(0, of_stage) / 1e9 for stage, of_stage in spent.items()}
 
     @property
+    def own_seconds(self) -> float:
+        """Seconds in stages in which this rank waits for no other, with most strategies: data and forward."""
+        return (self._row[_SPENT + Stage.LOADING] + self._row[_SPENT + Stage.FORWARD]) / 1e9
+
+    @property
+    def last(self) -> Beat:
+        """The last beat of this rank."""
+        return _beat(self._row.tolist())
+
+    @property
     def position(self) -> Position:
         """The position of this rank."""
-        return _position(self._row.tolist())
+        return self.last.position
 
 
 def create(file: Path, ranks: int) -> None:
@@ -127,9 +173,14 @@ def create(file: Path, ranks: int) -> None:
     np.zeros((ranks, _COLUMNS), dtype=np.int64).tofile(file)
 
 
-def read(file: Path) -> list[Position]:
+def read(file: Path) -> list[Beat]:
+    """Return the last beat of each rank of this machine that has started."""
+    return [_beat(row) for row in _map(file, "r").tolist() if row[_TIME]]
+
+
+def positions(file: Path) -> list[Position]:
     """Return the position of each rank of this machine that has started."""
-    return [_position(row) for row in _map(file, "r").tolist() if row[4]]
+    return [beat.position for beat in read(file)]
 
 
 def behind(positions: Sequence[Position]) -> list[Position]:
@@ -138,38 +189,11 @@ def behind(positions: Sequence[Position]) -> list[Position]:
     return [position for position in positions if position.progress == least]
 
 
-class StallReport:
-    """Reports of stalls. In a stall, no rank of this machine makes progress for a while."""
-
-    def __init__(self) -> None:
-        self._newest, self._longest_pause, self._reported = 0.0, 0.0, 0.0
-
-    def update(self, positions: list[Position]) -> None:
-        """Log a stall if there is one. `positions`: of all ranks of this machine that have started."""
-        begun = [position for position in positions if position.stage is not Stage.STARTING]
-        newest = max((position.time for position in begun), default=0.0)
-        if newest > self._newest:
-            if self._newest:
-                self._longest_pause = max(self._longest_pause, newest - self._newest)
-            self._newest, self._reported = newest, 0.0
-            return
-        silent = time.monotonic() - newest
-        if begun and silent > max(SILENCE, _LONG_STEP * self._longest_pause, 2 * self._reported):
-            self._reported = silent
-            _log.warning("note: %s", describe_stall(positions, silent))
-
-
-def describe_stall(positions: list[Position], seconds: float) -> str:
-    """Return a sentence that names the ranks furthest behind."""
-    slowest = behind(positions)
-    names = ", ".join(str(position.rank) for position in slowest)
-    who = f"rank {names} is" if len(slowest) == 1 else f"ranks {names} are"
-    waiting = "; the others wait" if len(slowest) < len(positions) else ""
-    return f"no rank has moved on for {seconds:.0f} s: {who} {slowest[0]}{waiting}"
-
-
-def _position(row: Sequence[int]) -> Position:
-    return Position(row[0], row[1], Stage(row[2]), row[3], row[4] / 1e9)
+def _beat(row: Sequence[int]) -> Beat:
+    stage = Stage(row[_STAGE])
+    allowed = row[_ALLOWED + stage]
+    position = Position(row[_STEP], row[_LEFT], stage, row[_RANK], row[_TIME] / 1e9)
+    return Beat(position, row[_PID], allowed / 1e9 if allowed else None)
 
 
 def _map(file: Path, mode: Literal["r", "r+"]) -> NDArray[np.int64]:

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher.config import paths
+from launcher.config.watchdog import Watchdog
 from launcher.distributed.failure import Failure
 from launcher.distributed.heartbeat import HEARTBEATS
 from launcher.distributed.launch_env import LOOPBACK
 from launcher.distributed.rank_end import RankEnd
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import STOP_FILE
+from launcher.distributed.watchdog import Watchdog as RankWatchdog
 
 RankResult = Mapping[str, Any]
 """Result of rank 0 for the command, of an evaluation or a measurement (see launcher.launch.rank_jobs)."""
@@ -30,10 +33,10 @@ class Launch:
     """The ranks of one machine and their job.
 
     `ranks`: number of ranks. `threads`: CPU threads of each rank. `restart_window`: seconds without a failure after
-    which restarts count from 0 again; None: never. `timeout`: minutes for which ranks wait for each other.
-    `checkpoint`: which one to evaluate. `steps`: number of steps of the run (0: not known yet), or to measure. `argv`:
-    module that starts the ranks (torchrun, accelerate), and its arguments; empty: an elastic agent in this process
-    starts them.
+    which restarts count from 0 again; None: never. `timeout`: minutes for which ranks wait for each other. `watchdog`:
+    detection of training ranks that hang. `checkpoint`: which one to evaluate. `steps`: number of steps of the run (0:
+    not known yet), or to measure. `argv`: module that starts the ranks (torchrun, accelerate), and its arguments;
+    empty: an elastic agent in this process starts them.
     """
 
     folder: Path
@@ -43,11 +46,18 @@ class Launch:
     max_restarts: int = 0
     restart_window: float | None = None
     timeout: float = 30
+    watchdog: Watchdog = field(default_factory=lambda: Watchdog(seconds="off"))
     job: Literal["train", "evaluate", "measure"] = "train"
     checkpoint: str | int = "latest"
     steps: int = 0
     env: dict[str, str] = field(default_factory=dict)
     argv: tuple[str, ...] = ()
+
+    def watch(self, spec: "RendezvousSpec") -> RankWatchdog:
+        """Return the watchdog of the ranks that are about to start on this machine."""
+        ends, host = self.watchdog.action != "report", spec.name if spec.port else ""
+        most = 60 * self.timeout
+        return RankWatchdog(spec.heartbeats, self.folder / paths.LOGS, self.watchdog.least, most, ends, host)
 
 
 @dataclass(frozen=True)

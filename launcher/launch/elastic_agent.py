@@ -137,11 +137,12 @@ def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, agent
     """Return the failure of the rank that failed first. If the failed ranks only waited for a stalled one, return that
     one."""
     first = agent.failed or failure.first(failures, agent.logs)
-    positions = heartbeat.read(spec.heartbeats)
+    positions = heartbeat.positions(spec.heartbeats)
     behind = heartbeat.behind(positions)
     stalled = min((time.monotonic() - position.time for position in behind), default=0.0)
     if (
-        not first.gave_up
+        first.hung
+        or not first.gave_up
         or stalled < _STALL_SECONDS
         or len(behind) == len(positions)
         or failures.keys() & {position.rank for position in behind}
@@ -195,9 +196,11 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         exit_barrier_timeout=1,  # nodes read in the run folder how others ended, and wait for no dead one
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
-    agent.rendezvous, agent.logs = spec, failure.RankLogs.now(launch.folder / paths.LOGS)
-    agent.restarts, agent.window = RestartLog(RunDir(launch.folder), spec), launch.restart_window
-    agent.leave_seconds = 60 * launch.timeout
+    agent.rendezvous, agent.launch = spec, launch
+    agent.logs, agent.restarts = (
+        failure.RankLogs.now(launch.folder / paths.LOGS),
+        RestartLog(RunDir(launch.folder), spec),
+    )
     return agent
 
 

@@ -29,6 +29,7 @@ def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
         max_restarts=plan.max_restarts,
         restart_window=None if cluster.restart_window is None else seconds(cluster.restart_window),
         timeout=cluster.timeout,
+        watchdog=cluster.watchdog,
         steps=plan.steps or 0,
         env=environment(cluster),
         argv=() if via == "elastic" else _argv(plan, via),

@@ -8,17 +8,17 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import ProcessFailure
 
-from launcher.distributed import failure, heartbeat, rank_end
+from launcher.distributed import failure, hang_log, hangs, heartbeat, rank_end
 from launcher.distributed.descendants import kill_descendants
-from launcher.distributed.heartbeat import StallReport
+from launcher.distributed.hangs import Hang, RankState
 from launcher.distributed.signals import ForcedStop
-from launcher.launch import RendezvousSpec
+from launcher.distributed.watchdog import Watchdog
+from launcher.launch import Launch, RendezvousSpec
 from launcher.launch.restarts import Recurrence, RestartLog, Why
 
 _SECONDS_TO_FOLLOW = 5.0
@@ -31,56 +31,69 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
     """Elastic agent of one machine.
 
     `rendezvous`: contains the folder in which its ranks record their positions and their end. `logs`: of its ranks.
-    `window`: seconds without a failure after which restarts count from 0 again; None: they count for the whole start.
-    `leave_seconds`: time for healthy ranks to save and leave when they are started again with another node.
     """
 
     rendezvous: RendezvousSpec
+    launch: Launch
     logs: failure.RankLogs
     restarts: RestartLog
-    window: float | None = None
-    leave_seconds: float = 30.0
     failed: failure.Failure | None = None
     """The failure for which the ranks have just been ended."""
     _failed_step = 0
     _failed_at: float | None = None
+    _watchdog: Watchdog
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
         self._recurrence = Recurrence()
-        self._stalls = StallReport()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of this machine's ranks: failed as soon as one has ended before all have finished.
 
         If a rank had a user error, or fails as it did before, the ranks are not started again.
         """
-        positions = heartbeat.read(self.rendezvous.heartbeats)
-        self._stalls.update(positions)
-        self.restarts.observe(positions)
-        dead = self._dead()
-        if not dead:
-            result: RunResult = super()._monitor_workers(worker_group)
-            if result.is_failed():
-                self._judge(result.failures)
-            return result
-        failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
-        self._judge(failures)
-        self._end_the_others()
-        self._refuse_if_mistaken()  # another rank may have reported it while it ended
+        self.restarts.observe(heartbeat.positions(self.rendezvous.heartbeats))
+        if dead := self._dead():
+            failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
+            self._judge(failure.first(failures, self.logs))
+            self._end_the_others()
+            self._refuse_if_mistaken()  # another rank may have reported it while it ended
+            return RunResult(state=WorkerState.FAILED, failures=failures)
+        if (hang := self._found_hang(worker_group, self._watchdog.check())) is not None:
+            return self._end_hung(worker_group, hang)
+        result: RunResult = super()._monitor_workers(worker_group)
+        if result.is_failed():
+            self._judge(failure.first(result.failures, self.logs))
+        return result
+
+    def _found_hang(self, worker_group: WorkerGroup, states: list[RankState]) -> Hang | None:
+        """Return the hang of a rank of this machine; None: there is none. `states`: of ranks of this machine, which
+        make no progress."""
+        return hangs.explain(states) if states else None
+
+    def _end_hung(self, worker_group: WorkerGroup, hang: Hang) -> RunResult:
+        """Record a hang, and end the ranks unless it is only reported. They are killed, since they handle no signal."""
+        action = self.launch.watchdog.action
+        hang_log.record(self.launch.folder, hang, action)
+        if action == "report":
+            self._watchdog.report_again_later()
+            return RunResult(state=WorkerState.HEALTHY)
+        self._judge(failure.hung(hang), may_restart=action == "restart")
+        self._end_the_others(seconds=0)
+        failures = {worker.global_rank: self._failure(row) for row, worker in enumerate(worker_group.workers)}
         return RunResult(state=WorkerState.FAILED, failures=failures)
 
-    def _judge(self, failures: Mapping[int, ProcessFailure]) -> None:
-        """Decide whether the ranks are started again after these failures, and log it."""
-        first, now = failure.first(failures, self.logs), time.monotonic()
-        positions = heartbeat.read(self.rendezvous.heartbeats)
+    def _judge(self, first: failure.Failure, may_restart: bool = True) -> None:
+        """Decide whether the ranks are started again, and log it. `first`: the failure that caused the others."""
+        now, window = time.monotonic(), self.launch.restart_window
+        positions = heartbeat.positions(self.rendezvous.heartbeats)
         self._failed_step = next((position.step for position in positions if position.rank == first.rank), 0)
         self.failed = self._recurrence.judge(first, self._failed_step, self.restarts.stepped)
         most = self._worker_group.spec.max_restarts
-        if self.window is not None and self._failed_at is not None and now - self._failed_at > self.window:
+        if window is not None and self._failed_at is not None and now - self._failed_at > window:
             self._remaining_restarts = most
         self._failed_at = now
-        if self.failed.recurs:
+        if self.failed.recurs or not may_restart:
             self._remaining_restarts = 0
         self._refuse_if_mistaken()
         if self._remaining_restarts > 0:
@@ -102,7 +115,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         why: Why = "failed" if self.failed is not None else "joined"
         if self.failed is None and worker_group.state is WorkerState.UNHEALTHY:
             why = "node"
-        positions = heartbeat.read(self.rendezvous.heartbeats)
+        positions = heartbeat.positions(self.rendezvous.heartbeats)
         step = self._failed_step if self.failed else max((position.step for position in positions), default=0)
         self.restarts.restart(why, self.failed, step, self._attempt - (why != "joined"))
         super()._restart_workers(worker_group)
@@ -112,8 +125,8 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, str]:
         heartbeat.create(self.rendezvous.heartbeats, worker_group.spec.local_world_size)
-        self._stalls, self.logs = StallReport(), failure.RankLogs.now(self.logs.folder)
-        self.failed = None
+        self.failed, self.logs = None, failure.RankLogs.now(self.logs.folder)
+        self._watchdog = self.launch.watch(self.rendezvous)
         self.restarts.begin()
         started: dict[int, str] = super()._start_workers(worker_group)
         return started
@@ -126,7 +139,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         """End the ranks before they are started again. Healthy ranks save first, however long that takes."""
-        self._shutdown(timeout=int(self.leave_seconds))
+        self._shutdown(timeout=int(60 * self.launch.timeout))
 
     def _dead(self) -> list[int]:
         """Return the local numbers of ranks whose process has ended. A rank that has finished waits for all others."""
@@ -139,14 +152,14 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         process = self._pcontext._pc.processes[row]
         return ProcessFailure(row, process.pid, process.exitcode, self._pcontext.error_files[row])
 
-    def _end_the_others(self) -> None:
+    def _end_the_others(self, seconds: float = _SECONDS_TO_FOLLOW) -> None:
         """End all ranks. Ranks that wait for a dead one handle no signal, so that they are killed after some
         seconds."""
         processes = self._pcontext._pc.processes
         for process in processes:
             if process.is_alive():
                 process.terminate()
-        deadline = time.monotonic() + _SECONDS_TO_FOLLOW
+        deadline = time.monotonic() + seconds
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():

@@ -4,17 +4,22 @@ A machine without power closes no connection, and a rank that fails under NCCL i
 other nodes would wait until the group's timeout. The agents detect both within seconds.
 """
 
+import json
 import signal
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from launcher.distributed import node_rendezvous
+from launcher.config.paths import message_file, node_message
+from launcher.distributed import hangs, node_rendezvous
+from launcher.distributed.hangs import Hang, RankState
 from launcher.distributed.node_rendezvous import NodeOutcome
+from launcher.distributed.rendezvous import MessageFolder
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.launch.local_agent import LocalAgent
@@ -27,7 +32,10 @@ _LEAVE_SECONDS = 30.0
 
 
 class NodeAgent(LocalAgent):
+    """Elastic agent of one node. When its own ranks make no progress, it posts their states for the other nodes."""
+
     _last_check = 0.0
+    _posted: Path | None = None
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of this node's ranks: unhealthy as soon as another node is gone.
@@ -48,6 +56,31 @@ class NodeAgent(LocalAgent):
         if self._pcontext is not None:
             self._pcontext.close(signal.SIGKILL)  # the ranks wait for dead ones, and handle no signal meanwhile
         return RunResult(state=WorkerState.UNHEALTHY)
+
+    def _found_hang(self, worker_group: WorkerGroup, states: list[RankState]) -> Hang | None:
+        """Return the hang of a rank of this node as soon as the ranks of all nodes make no progress.
+
+        All nodes come to the same result from the same states, and the node of the rank that hangs acts.
+        """
+        folder, attempt = self.rendezvous.start_folder, worker_group.master_port
+        name = node_message(f"hang-{attempt}", self.rendezvous.index)
+        if not states:
+            if self._posted is not None:
+                self._posted.unlink(missing_ok=True)
+                self._posted = None
+            return None
+        if self._posted is None:
+            MessageFolder(folder).post(name, {"ranks": [state.as_json() for state in states]})
+            self._posted = folder / message_file(name)
+        found = list[RankState]()
+        for file in folder.glob(message_file(node_message(f"hang-{attempt}", "*"))):
+            with suppress(OSError, ValueError):
+                message = json.loads(file.read_text(encoding="utf-8"))
+                found += [RankState.of_json(state) for state in message["ranks"]]
+        if len(found) < worker_group.workers[0].world_size:
+            return None
+        hang = hangs.explain(found)
+        return hang if hang.rank in {state.rank for state in states} else None
 
 
 def close_after_stop(rendezvous: "RendezvousHandler", stop: StopMonitor, ended: threading.Event) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 
+from launcher.config import paths
 from launcher.config.errors import UserError
-from launcher.distributed import failure, logs, output_streams, private_tmp, rank_end
+from launcher.distributed import failure, logs, output_streams, private_tmp, rank_end, stacks
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT
 from launcher.distributed.signals import PARENT_DIED, StopReason
 from launcher.launch import Launch, RankResult, RendezvousSpec
@@ -95,6 +96,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     stop.listen(spec.launcher)
     info = rank_info()
     logs.redirect_rank(launch.folder, info.rank)
+    stacks.register(launch.folder / paths.LOGS, info.rank)
     private_tmp.enter()
     heartbeat = Heartbeat(spec.heartbeats, info.local_rank, info.rank)
     group = None
@@ -125,6 +127,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     finally:
         if group is not None and sys.exc_info()[0] is None:
             group.close()
+        stacks.remove_empty(launch.folder / paths.LOGS, info.rank)
 
 
 def _store(spec: RendezvousSpec, world: int) -> "dist.Store":

@@ -6,6 +6,7 @@ the launcher dies, the kernel kills the starter, and its ranks save and leave. T
 is opened except on the loopback.
 """
 
+import logging
 import math
 import os
 import signal
@@ -16,14 +17,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from launcher.config import env_vars, paths
-from launcher.distributed import heartbeat, rank_end
+from launcher.distributed import failure, hang_log, hangs, heartbeat, rank_end
 from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.exit_codes import FAILED
 from launcher.distributed.failure import Failure, RankLogs
-from launcher.distributed.heartbeat import StallReport
+from launcher.distributed.hangs import Hang
 from launcher.distributed.launch_env import LauncherInfo
 from launcher.distributed.rank_end import RankEnd
 from launcher.distributed.signals import PARENT_DIED, SIGNALS, StopReason, signal_on_parent_death
+from launcher.distributed.watchdog import Watchdog
 from launcher.launch import Launch, RanksEnded, RendezvousSpec
 
 _LOG = "starter.log"
@@ -35,6 +37,8 @@ _SECONDS_TO_FOLLOW = 4.0
 They are fewer than the seconds for which a rank that lost another waits (launcher.worker). So no starter starts the
 ranks again.
 """
+
+_log = logging.getLogger(__name__)
 
 
 def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
@@ -53,19 +57,27 @@ def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:
     env_vars.set_rank_defaults(environment)
     with (logs / _LOG).open("wb") as log:  # the starter's own traceback adds nothing to that of a rank
         child = subprocess.Popen(command, env=environment, stderr=log, process_group=0)
-    code = _wait(child, spec)
+    watchdog = launch.watch(spec)
+    code, hang = _wait(child, launch, spec, watchdog)
+    if hang is not None and code != 0:
+        return RanksEnded(FAILED, failed=failure.hung(hang))
     return _combine(code, rank_end.read(spec.folder), launch.ranks, before)
 
 
-def _wait(child: "subprocess.Popen[bytes]", spec: RendezvousSpec) -> int:
-    """Return the exit code of the child. After a user error or an exception, the child and its ranks are killed
-    first."""
-    stalls, refused_at = StallReport(), math.inf
+def _wait(
+    child: "subprocess.Popen[bytes]", launch: Launch, spec: RendezvousSpec, watchdog: Watchdog
+) -> tuple[int, Hang | None]:
+    """Return the exit code of the child, and the last hang that ended ranks. After a user error or an exception, the
+    child and its ranks are killed first."""
+    refused_at, hang = math.inf, None
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
-                return child.wait(_POLL_SECONDS)
-            stalls.update(heartbeat.read(spec.heartbeats))
+                return child.wait(_POLL_SECONDS), hang
+            if states := watchdog.check():
+                hang = _end_hung(hangs.explain(states), launch, spec, watchdog)
+            elif hang is not None and heartbeat.read(spec.heartbeats):
+                hang = None  # its starter has started the ranks again
             if refused_at == math.inf and rank_end.problems(rank_end.read(spec.folder)):
                 refused_at = time.monotonic()
             if time.monotonic() - refused_at > _SECONDS_TO_FOLLOW:
@@ -73,6 +85,26 @@ def _wait(child: "subprocess.Popen[bytes]", spec: RendezvousSpec) -> int:
     except BaseException:
         kill_descendants()
         raise
+
+
+def _end_hung(hang: Hang, launch: Launch, spec: RendezvousSpec, watchdog: Watchdog) -> Hang | None:
+    """Record a hang, and kill the ranks unless it is only reported. Their starter starts them again, or fails. Returns
+    the hang if it ended ranks."""
+    action = launch.watchdog.action
+    hang_log.record(launch.folder, hang, action)
+    watchdog.report_again_later()
+    if action == "report":
+        return None
+    if action == "restart":
+        if launch.max_restarts:
+            _log.warning("%s; the ranks are ended, so that they are started again", hang.sentence)
+        for beat in heartbeat.read(spec.heartbeats):
+            with suppress(ProcessLookupError):
+                os.kill(beat.pid, signal.SIGKILL)
+        heartbeat.create(spec.heartbeats, launch.ranks)
+    else:
+        kill_descendants()
+    return hang
 
 
 def _combine(code: int, ends: Mapping[int, RankEnd], ranks: int, logs: RankLogs) -> RanksEnded:

@@ -1,14 +1,15 @@
 """The log of a run's jobs: RUN/jobs.jsonl, a line for each event. Every process that observes an event appends it.
 
-Events are `submitted`, `started`, `restarted`, `resumed`, `ended`, `requeued` and `cancelled`. Each has a `job` and a
-`time`: the name of the job, which is LAUNCHER_JOB on its nodes and stays the same when the job is requeued, and seconds
-since the epoch. `submitted` and `started` have an `id`: the scheduler's id of the job at that time. If a start has no
-`ended` event, it was killed, or its node was lost.
+Events are `submitted`, `started`, `hang`, `restarted`, `resumed`, `ended`, `requeued` and `cancelled`. Each has a `job`
+and a `time`: the name of the job, which is LAUNCHER_JOB on its nodes and stays the same when the job is requeued, and
+seconds since the epoch. `submitted` and `started` have an `id`: the scheduler's id of the job at that time. If a start
+has no `ended` event, it was killed, or its node was lost.
 
 `restarted` is a restart of the ranks within a start. Its `why` is failed, node (one is lost) or joined (another node);
 `rank` and `error` are of the rank that failed first, `step` is the one that it computed (0: it had not begun one), and
 `attempt` is the number of the restart. `resumed` follows when all ranks have completed their first `step` after it:
-`seconds` is the time since the ranks' end was noticed.
+`seconds` is the time since the ranks' end was noticed. `hang` has the rank that hung, its stage and step, and the
+seconds without progress.
 """
 
 import json

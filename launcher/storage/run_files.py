@@ -156,8 +156,10 @@ class JobEvent(Stored):
     rank: Count | None = None
     how: Word = ""
     attempt: Count = 0  # of `restarted`
-    seconds: Seconds = 0.0  # of `resumed`
+    seconds: Seconds = 0.0  # of `resumed` and `hang`
     next: Annotated[Word, AfterValidator(_no_option)] = ""
+    stage: Word = ""
+    action: Word = ""
 
 
 def check_metrics(record: JsonObject) -> None:

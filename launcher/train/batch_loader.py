@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from torch.utils.data import DataLoader
 
-from launcher.distributed.signals import SIGNALS
+from launcher.distributed.signals import SIGNALS, signal_on_parent_death
 from launcher.train.data_loader import RankBatches
 from launcher.train.rank_batch import RankBatch
 
@@ -29,6 +29,7 @@ def loader(batches: RankBatches, start: int, stop: int, workers: int, pin: bool)
 
 
 def _leave_signals_to_the_rank(worker: int) -> None:
+    signal_on_parent_death(signal.SIGKILL)  # a worker that hangs would outlive its rank
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

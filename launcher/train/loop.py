@@ -7,6 +7,7 @@ device computes.
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from launcher.config.types import JsonObject
@@ -40,8 +41,8 @@ def train(run: Run) -> int:
         beat(Stage.LOADING, progress.step + 1)
         batch = next(batches)
         beat(Stage.AGREEING, progress.step + 1)
-        wait, stop = time.perf_counter() - begin, run.stop.requested()
-        info = sync_step_info(run.process, batch, wait, stop, due=run.saver.due(), writing=run.saver.writing)
+        wait, stop, saver = time.perf_counter() - begin, run.stop.requested(), run.saver
+        info = sync_step_info(run.process, batch, wait, stop, saver.due(), saver.writing, run.heartbeat.own_seconds)
         run.stop.agree(info.stop)
         if info.stop:
             _finish(run, begun)
@@ -51,6 +52,8 @@ def train(run: Run) -> int:
             _finish(run, begun)
             begin_save(run)
 
+        if run.stragglers is not None:
+            run.stragglers.add(info.own)
         begun.append(begin_step(run, batch, info, begin))
         _finish(run, begun, left=_unread(run))
 
@@ -184,7 +187,9 @@ def evaluate(run: Run) -> Record:
     """Evaluate on the validation samples, and return the record. The metrics do not depend on the number of ranks."""
     progress = run.progress
     run.heartbeat.beat(Stage.EVALUATING, progress.step)
-    metrics = run.task.metrics(outputs(run, run.task))
+    predicted = outputs(run, run.task)
+    run.heartbeat.beat(Stage.SCORING, progress.step)
+    metrics = run.task.metrics(predicted)
     watched = early_stopping.value(metrics, run.recipe.evaluate, run.task.directions())
     record = {f"eval/{name}": value for name, value in metrics.items()}
     progress.evaluation = {**record, "step": progress.step}
@@ -197,7 +202,7 @@ def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:
     """Return the outputs for all validation samples. `predictor`: the run's task, or a wrapper of it. Raises
     EvaluationStopped on all ranks."""
     assert run.validation is not None
-    parts = until_stop(run.validation, run.process, run.stop)
+    parts = _with_beats(run, until_stop(run.validation, run.process, run.stop))
     return evaluation.outputs(run.engine.module, predictor, parts, run.process, run.recipe.train.precision)
 
 
@@ -208,6 +213,13 @@ def begin_save(run: Run) -> None:
     if run.saver.step != run.progress.step:
         run.saver.save(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run))
         _account_save(run)
+
+
+def _with_beats(run: Run, parts: Iterable[evaluation.Part]) -> Iterator[evaluation.Part]:
+    """Yield the parts, with a beat for each, so that a long evaluation does not count as a hang."""
+    for part in parts:
+        run.heartbeat.beat(Stage.EVALUATING, run.progress.step)
+        yield part
 
 
 def save(run: Run) -> None:

@@ -20,6 +20,7 @@ _RANK_INFO = np.dtype(
         ("stop", "i8"),
         ("due", "i8"),
         ("writing", "i8"),
+        ("own", "f8"),
     ]
 )
 
@@ -31,7 +32,8 @@ class StepInfo:
     `padded`: the number of positions computed, with padding. `squares`: the sum of the squared lengths of samples.
     `wait`: seconds that the slowest rank waited for its
     share. `stop`: the strongest reason to stop of any rank. `due`: whether a checkpoint is due on any rank. `writing`:
-    whether any rank is still writing a checkpoint.
+    whether any rank is still writing a checkpoint. `own`: of each rank, the seconds since its start in its own data and
+    forward passes.
     """
 
     weight: float
@@ -43,6 +45,7 @@ class StepInfo:
     stop: StopReason
     due: bool
     writing: bool = False
+    own: tuple[float, ...] = ()
 
 
 def sync_step_info(
@@ -52,12 +55,13 @@ def sync_step_info(
     stop: StopReason = StopReason.NONE,
     due: bool = False,
     writing: bool = False,
+    own: float = 0.0,
 ) -> StepInfo:
     """Gather the ranks' shares of a global batch in one exchange. All ranks call it. `wait`: seconds that this rank
-    waited for its share. `stop`, `due`, `writing`: as in StepInfo, of this rank."""
+    waited for its share. `stop`, `due`, `writing`, `own`: as in StepInfo, of this rank."""
     counts = (batch.weight, batch.digest, batch.tokens, batch.padded, batch.squares)
     counts = counts if process.leads else (0.0, 0, 0, 0, 0)
-    ranks = process.all_gather(np.array((*counts, wait, stop, due, writing), dtype=_RANK_INFO))
+    ranks = process.all_gather(np.array((*counts, wait, stop, due, writing, own), dtype=_RANK_INFO))
     return StepInfo(
         weight=float(ranks["weight"].sum()),
         digest=digest.total(ranks["digest"].tolist()),
@@ -68,4 +72,5 @@ def sync_step_info(
         stop=StopReason(int(ranks["stop"].max())),
         due=bool(ranks["due"].any()),
         writing=bool(ranks["writing"].any()),
+        own=tuple(ranks["own"].tolist()),
     )

@@ -19,6 +19,7 @@ from launcher.train.precision import LossScale
 from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_randomness import ModelRandomness
 from launcher.train.step_metrics import StepMeter
+from launcher.train.stragglers import Stragglers
 
 if TYPE_CHECKING:
     from launcher.config.types import Plugin, ScheduleConfig
@@ -91,7 +92,8 @@ class Run:
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
     `order`: selects the samples of a step. `meter`, `ledger`: of rank 0; None: speed and device are not measured,
-    seconds are not recorded. `copies`: copies in memory; None: none are made.
+    seconds are not recorded. `copies`: copies in memory; None: none are made. `stragglers`: of rank 0; None: ranks are
+    not compared.
     """
 
     recipe: Recipe
@@ -115,3 +117,4 @@ class Run:
     copies: MemoryCopies | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     ledger: RankLedger | None = None
+    stragglers: Stragglers | None = None

@@ -1,4 +1,4 @@
-"""Positions of ranks, as another process reads them, and reports that no rank moves on."""
+"""Positions of ranks, as another process reads them, and the pauses that they are allowed."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.distributed import heartbeat
-from launcher.distributed.heartbeat import Heartbeat, Position, Stage, StallReport, describe_stall
+from launcher.distributed.heartbeat import Heartbeat, Position, Stage
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def file(tmp_path):
 
 
 def places(file):
-    return [(p.rank, p.step, -p.left, p.stage) for p in heartbeat.read(file)]
+    return [(p.rank, p.step, -p.left, p.stage) for p in heartbeat.positions(file)]
 
 
 def test_only_ranks_that_have_begun_are_read(file):
@@ -43,9 +43,9 @@ def test_beats_of_another_process_are_read_and_outlive_it(file):
 
 def test_the_time_of_a_beat_is_of_the_machine(file):
     beats = Heartbeat(file)
-    first = heartbeat.read(file)[0].time
+    first = heartbeat.positions(file)[0].time
     beats.beat(Stage.LOADING, 1)
-    assert first <= heartbeat.read(file)[0].time <= heartbeat.time.monotonic()
+    assert first <= heartbeat.positions(file)[0].time <= heartbeat.time.monotonic()
 
 
 def test_without_a_file_beats_go_nowhere():
@@ -85,63 +85,26 @@ def test_every_stage_has_a_description():
     assert all(str(at(1, stage=stage)) for stage in Stage)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
-    return now
+def test_five_times_the_longest_pause_is_allowed_and_twice_that_of_the_first_visit(monkeypatch):
+    seconds = iter([0, 0, 1, 9, 10, 11, 14, 16])
+    monkeypatch.setattr(heartbeat.time, "monotonic_ns", lambda: next(seconds) * 10**9)
+    beats = Heartbeat()
+    stages = [(Stage.LOADING, 1), (Stage.FORWARD, 1), (Stage.LOADING, 2), (Stage.FORWARD, 2), (Stage.LOADING, 3)]
+    allowed = []
+    for stage, step in stages:
+        beats.beat(stage, step)
+        allowed.append(beats.last.allowed)
+    assert allowed == [None, None, 16.0, 2.0, 16.0]
+    beats.beat(Stage.FORWARD, 3)
+    assert beats.last.allowed == 15.0
 
 
-def beat_at(time, step=3, stage=Stage.FORWARD, rank=0):
-    return Position(step, 0, stage, rank, time)
-
-
-def report_times(clock, beats, checks, caplog):
-    """The times at which a stall is reported. `beats`: times of one rank's beats; `checks`: times of updates."""
-    stalls, times = StallReport(), []
-    for now in checks:
-        clock[0] = 1000 + now
-        stalls.update([beat_at(1000 + max(beat for beat in beats if beat <= now))])
-        if caplog.messages:
-            times.append(now)
-            caplog.clear()
-    return times
-
-
-def test_a_minute_without_a_beat_is_reported_and_then_ever_more_rarely(clock, caplog):
-    assert report_times(clock, [0], range(0, 600, 10), caplog) == [70, 150, 310]
-
-
-def test_beats_start_the_minute_again(clock, caplog):
-    assert report_times(clock, [0, 50, 100, 150], range(0, 220, 10), caplog) == []
-
-
-def test_a_beat_after_a_report_lets_the_next_silence_be_reported(clock, caplog):
-    assert report_times(clock, [0, 75], range(0, 500, 10), caplog) == [70, 460]  # five times the longest pause
-
-
-def test_long_steps_delay_the_report(clock, caplog):
-    assert report_times(clock, [0, 40, 80], range(0, 400, 10), caplog) == [290]
-
-
-def test_ranks_that_are_starting_do_not_stall(clock, caplog):
-    stalls = StallReport()
-    clock[0] = 10_000
-    stalls.update([])
-    stalls.update([beat_at(1000, 0, Stage.STARTING)])
-    assert caplog.messages == []
-
-
-def test_who_is_behind_is_named():
-    one, other = beat_at(0, 3, Stage.FORWARD, 1), beat_at(0, 3, Stage.REDUCING, 0)
-    assert describe_stall([one, other], 61.4) == (
-        "no rank has moved on for 61 s: rank 1 is at step 3 (in the forward pass); the others wait"
-    )
-
-
-def test_all_of_them_may_stand_still():
-    both = [beat_at(0, 3, Stage.SAVING, rank) for rank in (0, 1)]
-    assert describe_stall(both, 120) == "no rank has moved on for 120 s: ranks 0, 1 are at step 3 (saving a checkpoint)"
+def test_a_stage_is_visited_for_the_first_time_until_another_begins():
+    """Each micro-batch of an evaluation is a beat."""
+    beats = Heartbeat()
+    for _ in range(3):
+        beats.beat(Stage.EVALUATING, 4)
+        assert beats.last.allowed is None
 
 
 def test_the_time_between_beats_belongs_to_the_stage_that_ends(monkeypatch):

@@ -120,21 +120,14 @@ def test_a_mistake_of_the_user_that_one_rank_meets_is_read_once_and_nothing_is_s
 
 
 def test_the_stalled_rank_is_named_and_not_the_one_that_gave_up(workspace, monkeypatch):
-    """What the heartbeats are for: the rank that fails is the one that waited."""
-    support.plugin("misbehaving", MISBEHAVING)
-    recipe = support.write(support.small("x", train__steps=20, task__kind="own.misbehaving"))
-    monkeypatch.setenv("WHAT", "stands")
-    words = ["run", recipe, "--ranks", "2", "cluster.timeout=0.3"]
-    impatient = "from launcher.distributed import heartbeat\nheartbeat.SILENCE = 5\n"
-    impatient += "from launcher.__main__ import main\nmain()\n"
-    command = [sys.executable, "-c", impatient, *words]
-    failed = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert failed.returncode == 1, failed.stderr
-    lines = failed.stderr.splitlines()
-    note = next(line for line in lines if line.startswith("note: no rank has moved on for "))
-    assert note.endswith(" (in the forward pass); the others wait")
-    assert ": rank 1 is at step " in note
-    first = next(line for line in lines if line.startswith("rank "))
+    """Without a watchdog: the rank that fails is the one that waited, and the heartbeats tell which one stood still."""
+    first = next(
+        line
+        for line in misbehave(
+            "stands", monkeypatch, "cluster.timeout=0.3", "cluster.watchdog.seconds=off"
+        ).stderr.splitlines()
+        if line.startswith("rank ")
+    )
     assert first.startswith("rank 1 failed: it stood still at step ")
     assert "until the others gave up waiting (cluster.timeout)" in first
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import support
-from support import warm_start
+from support import hangs, warm_start
 
 from launcher.config import load
 from launcher.config.cluster import Cluster
@@ -21,18 +21,18 @@ from launcher.storage import job_log
 HOSTS = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
 
 
-def cluster(nodes):
+def cluster(nodes, **more):
     return Cluster.model_validate(
         {"name": "here", "kind": "ssh", "nodes": nodes, "devices_per_node": 2, "device": "cpu", "memory_per_device": 8,
-         "ssh": {"hosts": HOSTS}}
+         "ssh": {"hosts": HOSTS}, **more}
     )  # fmt: skip
 
 
-def folder(name, nodes=2, steps=4000, of=support.small, **changes):
+def folder(name, nodes=2, steps=4000, of=support.small, profile=(), **changes):
     """A run folder as submit writes it."""
     recipe = of(name, train__steps=steps, train__precision="fp64", checkpoint__every=5, **changes)
     loaded = load.recipe(support.write(recipe, f"{name}.yaml"))
-    made = run_setup.create(run_setup.validate(loaded, cluster(nodes), None))
+    made = run_setup.create(run_setup.validate(loaded, cluster(nodes, **dict(profile)), None))
     made.release()
     return made.folder
 
@@ -150,6 +150,20 @@ def test_a_failing_rank_is_the_last_message(job):
     assert codes == [1, 1] and story(run)[-1] == ("ended", "failed", 1) and came_back(run) is None
     first = [line for line in said[0].splitlines() if line and not line.startswith(" ")][-1]
     assert first.startswith("rank 1 on 127.0.1.1 failed at step") and "the third law of thermodynamics" in first
+
+
+def test_a_rank_that_hangs_on_another_node_is_named(job):
+    """10 s: no agent sees all ranks. Each posts the states of its own, and the one of the rank that hangs acts."""
+    support.plugin("hanging", hangs.TASK)
+    run = folder("hangs", task__kind="own.hanging", profile={"watchdog": {"seconds": hangs.SECONDS}})
+    codes, said = job(run, 2, HANGS="calls_native_code", HANGING_RANK="3").ended()
+    assert codes == [1, 1] and story(run)[-1] == ("ended", "failed", 1)
+    first = [line for line in said[0].splitlines() if line and not line.startswith(" ")][-1]
+    where = f"in forward of step 12 {hangs.line('calls_native_code')} for "
+    assert first.startswith(f"rank 3 on 127.0.1.2 has been {where}")
+    assert "; ranks 0-2 wait in the gradient all-reduce of step 12; start it again" in first
+    found = next(event for event in job_log.read(run) if event["event"] == "hang")
+    assert (found["rank"], found["job"], found["stage"]) == (3, "7", "forward")
 
 
 def test_a_node_that_is_lost_ends_a_job_that_needs_it(job):

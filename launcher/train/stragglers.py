@@ -1,0 +1,65 @@
+"""Ranks that are slower than the others, from the seconds that each spends in its own data and forward pass.
+
+Waiting for other ranks happens in later stages of a step, in which a slow rank makes all ranks slow alike.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from launcher.distributed.launch_env import host_name
+from launcher.distributed.process_group import ProcessGroup
+
+WINDOW = 50
+"""Number of steps over which ranks are compared."""
+_FACTOR = 1.5
+"""A rank is slow if it takes this many times the median of all ranks."""
+_SHARE = 0.05
+"""A rank is slow only if the difference is at least this share of the time of a step."""
+_QUIET_WINDOWS = 20
+"""Number of windows for which a rank that has been named is not named again."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Stragglers:
+    """Compares the ranks, on rank 0. `names`: rank, host and device of each. `window`: number of steps."""
+
+    names: Sequence[str]
+    window: int = WINDOW
+    _steps: int = 0
+    _begin: tuple[float, Sequence[float]] = (0.0, ())
+    _named: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, process: ProcessGroup) -> "Stragglers | None":
+        """Return the comparison of a group's ranks, on rank 0. All ranks call it."""
+        kind = process.device.type
+        device = kind if process.device.index is None else f"{kind}:{process.device.index}"
+        names = process.all_gather_objects(f"rank {process.rank} on {host_name()} ({device})")
+        return cls(names) if process.rank == 0 and process.world > 1 else None
+
+    def add(self, own: Sequence[float]) -> None:
+        """Add a step, and log the ranks that are slow over a whole window. `own`: seconds of each rank since its start
+        in its own data and forward passes."""
+        if self._steps % self.window == 0:
+            now = time.monotonic()
+            if self._steps:
+                self._compare([end - begin for begin, end in zip(self._begin[1], own, strict=True)], now)
+            self._begin = now, own
+        self._steps += 1
+
+    def _compare(self, own: Sequence[float], now: float) -> None:
+        median = sorted(own)[(len(own) - 1) // 2]
+        least, number = _SHARE * (now - self._begin[0]), self._steps // self.window
+        for rank, seconds in enumerate(own):
+            if seconds <= max(_FACTOR * median, median + least) or number < self._named.get(rank, 0):
+                continue
+            self._named[rank] = number + _QUIET_WINDOWS
+            _log.warning(
+                "note: %s takes %.1f times the median of all ranks for data and forward: %.1f ms a step, not %.1f, "
+                "over %d steps", self.names[rank], seconds / max(median, 1e-9), 1e3 * seconds / self.window,
+                1e3 * median / self.window, self.window,
+            )  # fmt: skip

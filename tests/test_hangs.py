@@ -1,0 +1,116 @@
+"""Ranks that make no progress: the right one is named with its line within twice the limit, and no healthy one is."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import support
+from support import hangs
+
+FAULTS = {
+    "loads_slowly": r"rank 1 has been in data of step \d+ {line} for \d+ s; ranks 0, 2 wait in the all-gather of step",
+    "skips_a_collective": r"rank 1 has left out a collective, and .*; ranks 0, 2 wait in the barrier of step 12 {line}",
+    "leaves_early": r"rank 1 failed: it left with exit code 0 before the others had finished",
+    "is_stopped": r"rank 1 is stopped \(by SIGSTOP or a debugger\), in forward of step 12 {line}, for",
+    "calls_native_code": r"rank 1 has been in forward of step 12 {line} for",
+}
+
+
+def check(fault, monkeypatch):
+    """Run a fault, and check what is said of it."""
+    workers = {"train__workers": 2} if fault == "loads_slowly" else {}
+    story = hangs.run(fault, monkeypatch, **workers)
+    wanted = FAULTS[fault].replace("{line}", re.escape(hangs.line(fault)))
+    assert re.match(wanted, story.sentence), f"{story.sentence}\n{story.stderr}"
+    assert "it goes on from step" in story.sentence
+    if fault != "leaves_early":
+        assert hangs.SECONDS <= story.seconds <= 2 * hangs.SECONDS
+        stacks = [Path(f"runs/x/logs/stacks-rank{rank}.txt").read_text() for rank in range(3)]
+        assert all("most recent call first" in text for text in stacks)
+    return story
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_rank_that_hangs_is_named_with_its_line(workspace, monkeypatch, fault):
+    """Some 8 s each: what each alone proves is how the rank is found. A loader's stack is of another process; a rank
+    that leaves out a collective waits like the others; native code that holds the interpreter's lock runs no Python."""
+    check(fault, monkeypatch)
+
+
+def test_a_run_that_hung_is_started_again_and_finishes(workspace, monkeypatch):
+    """8 s: a stopped rank ends at once, and the run goes on from its last checkpoint."""
+    story = hangs.run("is_stopped", monkeypatch, "--max-restarts", 1, code=0)
+    assert story.sentence.startswith("rank 1 is stopped")
+    assert story.sentence.endswith("; starting the ranks again (1 of 1)")
+    assert max(support.steps("runs/x")) == 40
+    assert [(hang["rank"], hang["stage"], hang["action"]) for hang in hangs.events("hang")] == [
+        (1, "forward", "restart")
+    ]
+    assert list(Path("runs/x/logs").glob("stacks-rank*"))
+
+
+def test_a_hang_may_only_be_reported(workspace, monkeypatch):
+    """9 s: the ranks stay, so that a debugger can be attached, until the group gives up."""
+    words = ["cluster.watchdog.action=report", "cluster.timeout=0.1"]
+    story = hangs.run("calls_native_code", monkeypatch, *words)
+    assert story.sentence.startswith("note: rank 1 has been in forward of step 12 ")
+    assert "rank 1 failed: it stood still at step 12" in story.stderr
+
+
+def test_a_run_that_is_stopped_and_continued_does_not_hang(workspace, monkeypatch):
+    """15 s: all of its processes stop for three times the limit, as a batch system suspends a job."""
+    monkeypatch.setenv("HANGS", "is_slow")
+    monkeypatch.setenv("SLOW", "1")
+    hangs.recipe(train__steps=14)
+    process = support.start("run", "recipe.yaml", "--ranks", 2, f"cluster.watchdog.seconds={hangs.SECONDS}")
+    support.wait_for_step("runs/x", 11, process)
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(3 * hangs.SECONDS)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert process.wait(100) == 0
+    process.communicate()
+    assert hangs.events("hang") == []
+    assert not list(Path("runs/x/logs").glob("stacks-rank*"))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("round", range(5))
+def test_every_hang_is_named_five_times(workspace, monkeypatch, capsys, round):
+    """Prints a table: fault, sentence, seconds without progress."""
+    for fault in FAULTS:
+        for left in ("runs", "hung"):
+            shutil.rmtree(left, ignore_errors=True)
+            Path(left).unlink(missing_ok=True)
+        story = check(fault, monkeypatch)
+        with capsys.disabled():
+            print(f"\n{fault:20} {story.seconds:4.1f} s  {story.sentence.partition('; start it')[0]}")
+
+
+def test_a_hang_under_torchrun_as_a_child_of_the_launcher_is_reported(workspace, monkeypatch):
+    """10 s: torchrun starts and ends the ranks, and knows of no hang."""
+    story = hangs.run("calls_native_code", monkeypatch, "--via", "torchrun")
+    assert re.match(
+        f"rank 1 has been in forward of step 12 {re.escape(hangs.line('calls_native_code'))}", story.sentence
+    )
+    assert "; start it again and it goes on from step 10" in story.stderr
+
+
+@pytest.mark.parametrize("fault", ["loads_slowly", "calls_native_code"])
+def test_torchrun_ends_ranks_that_hang(workspace, monkeypatch, fault):
+    """15 s each: no agent of the launcher is there. In native code that holds the interpreter's lock, not even a thread
+    of the rank runs, so that another rank has to name it."""
+    monkeypatch.setenv("HANGS", fault)
+    monkeypatch.setenv("LAUNCHER_WATCHDOG_SECONDS", str(hangs.SECONDS))
+    command = support.starts(hangs.recipe(train__workers=2), 2)["by hand"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 1, done.stderr
+    said = re.search(r"rank 1 has been in .*", done.stderr)
+    assert said and hangs.line(fault) in said[0], done.stderr
+    assert "; rank 0 waits in the " in said[0]
+    assert "(the stacks of all ranks: " in said[0]
+    assert [hang["rank"] for hang in hangs.events("hang")] == [1]
