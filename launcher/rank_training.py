@@ -17,7 +17,7 @@ from launcher.distributed.stop_requests import StopMonitor
 from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
-from launcher.storage import disk_full, lease
+from launcher.storage import disk_full, disk_probe, lease
 from launcher.train import early_stopping, kernel_settings, loop, rank_errors
 from launcher.train.training_run import Run
 
@@ -34,6 +34,9 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
         if problems:
             stop.agree(reason)
             raise UserError(problems)
+        unusable = group.all_gather_objects(disk_probe.problem(run.folder.checkpoints))
+        if found := sorted({each for each in unusable if each}):
+            raise UserError(found)
         run = dataclasses.replace(run, resume=run.folder.saved(steps[-1]) if steps else None)
         heartbeat = heartbeat or Heartbeat()
         while True:

@@ -43,7 +43,7 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
 
     Purposes are weights, gradients, optimiser state, activations and buffers. Buffers hold what a strategy gathers and
     reduces, and the gradients of tied embeddings. On CUDA, they are also autocast's copies of weights, the device
-    context and fragmentation.
+    context and fragmentation. On a CPU, the copy from which a thread writes checkpoints counts too.
     """
     share = plugins.strategy(recipe.strategy).memory_share(shape, ranks)
     width = _WIDTH[recipe.train.precision]
@@ -61,8 +61,10 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
     }
     if device == "cuda":
         return on_cuda(tensors | _copies(recipe, shape), ranks)
+    copy = checkpoint_copy(recipe, shape, ranks)
     return {
         **tensors,
+        **({"checkpoint copy": copy} if device == "cpu" and copy else {}),
         **({"offloaded": round((share.host + share.moved * moments) * size)} if device == "cpu" and share.host else {}),
     }
 
@@ -127,3 +129,10 @@ def checkpoint(recipe: Recipe, shape: Architecture) -> int:
     """Return the bytes of a checkpoint: weights, buffers and optimiser state."""
     moments = recipe.optimizer.moments(shape.in_layers / shape.parameters)
     return round((shape.parameters + moments * shape.trained + shape.buffers) * _WIDTH[recipe.train.precision])
+
+
+def checkpoint_copy(recipe: Recipe, shape: Architecture, ranks: int) -> int:
+    """Return the bytes of host memory in which a rank holds its parts of a checkpoint while a thread writes them. The
+    last checkpoint of a start needs no copy."""
+    beside = recipe.checkpoint.every is not None or recipe.evaluate.save_best
+    return -(-checkpoint(recipe, shape) // ranks) if beside and recipe.checkpoint.mode == "async" else 0

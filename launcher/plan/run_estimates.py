@@ -3,6 +3,8 @@
 from launcher.config import plugins
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
+from launcher.config.training import AUTO
+from launcher.plan import checkpoint_interval as interval
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 
@@ -62,6 +64,17 @@ def run_seconds(cluster: Cluster, operations: float | None, ranks: int, publishe
 def hours_between_failures(cluster: Cluster) -> float | None:
     """Return the mean hours until one of the nodes fails; None: not known."""
     return cluster.hours_between_failures / cluster.nodes[1] if cluster.hours_between_failures else None
+
+
+def checkpoint_interval(recipe: Recipe, cluster: Cluster) -> str:
+    """Return how `checkpoint.every: auto` finds its interval, in words; empty: the interval is given."""
+    if recipe.checkpoint.every != AUTO:
+        return ""
+    between = interval.between_failures(cluster)
+    source = "" if cluster.hours_between_failures else f" (taken as {interval.HOURS_OF_NODE:.0f} hours for a node)"
+    least = duration(interval.optimal(interval.LEAST_COST, between))
+    formula = f"sqrt(2 x cost of a save x {duration(between)} between failures{source})"
+    return f"checkpoint.every: auto is about {formula}: {least} for a cost of {interval.LEAST_COST:g} s, the least"
 
 
 def duration(seconds: float) -> str:

@@ -42,7 +42,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         **({"labels": plan.labels} if plan.labels else {}),
         "model": f"{plan.model}, {plan.parameters:,} parameters",
         "memory": f"about {estimate}{_device_memory(plan)} a device (estimate: {parts}){_not_counted(plan)}",
-        "checkpoint": f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free",
+        "checkpoint": _checkpoint(plan),
+        **({"interval": plan.checkpoint_interval} if plan.checkpoint_interval else {}),
         "data": plan.prepared or "not prepared yet",
         **({"at best": _at_best(plan)} if plan.seconds_at_best or plan.hours_between_failures else {}),
     }
@@ -101,6 +102,11 @@ def _ranks(plan: Plan) -> str:
     nodes = plural(plan.nodes, "node")
     nodes = nodes if plan.least_nodes == plan.nodes else f"{plan.least_nodes} to {nodes}"
     return f"{plural(plan.ranks, 'rank')} ({nodes} x {plan.devices_per_node})"
+
+
+def _checkpoint(plan: Plan) -> str:
+    copy = f"; {human(plan.checkpoint_copy)} of host memory a rank for a copy" if plan.checkpoint_copy else ""
+    return f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free{copy}"
 
 
 def _at_best(plan: Plan) -> str:

@@ -88,6 +88,8 @@ def test_a_plan_decides_every_number(workspace):
         "memory_per_device": 8 * 2**30,
         "checkpoint_bytes": 184672,
         "checkpoints_kept": 2,
+        "checkpoint_copy": 0,
+        "checkpoint_interval": "",
         "seconds_at_best": None,
         "hours_between_failures": None,
         "resume_from": None,
