@@ -2,7 +2,7 @@
 BERT-base with AdamW under ddp (1.2 GiB of state): `python benchmarks/save.py [--saves 20] [--folder FOLDER]`.
 
 Between two saves the ranks train until the checkpoint is complete. Blocked is the time from the end of a step to where
-the next can begin. `--small` is a BERT-mini, to try the benchmark itself.
+the next can begin, and what its update waits for the copy. `--small` is a BERT-mini, to try the benchmark itself.
 """
 
 import argparse
@@ -87,8 +87,11 @@ def _rank(rank: int, folder: Path, saves: int) -> None:
         mode = ("async", "sync")[number % 2]
         run = replace(run, saver=savers[mode])
         blocked[mode].append(_save(run))
+        write = run.saver._write
         while run.process.broadcast(run.saver.writing):
             beside.append(_step(run))
+        if write is not None:  # the next update waited for the rest of the copy
+            blocked[mode][-1] = max(run.process.all_gather_objects(max(write.blocked, blocked[mode][-1])))
         run.saver.finish()
         plain.append(_step(run))
         resident.append(psutil.Process().memory_info().rss / 2**30)
@@ -123,17 +126,14 @@ def _report(
     size = sum(tensor.nbytes for tensor in run.engine.state_dict().values()) / 2**30
     print(f"{size:.2f} GiB of state on {WORLD} ranks, {len(blocked['sync'])} saves of each mode in turns")
     for mode, seconds in blocked.items():
-        first, later = seconds[0], seconds[1:] or seconds
-        print(
-            f"{mode:6} blocked: median {statistics.median(later):.3f} s, max {max(later):.3f} s (the first {first:.3f} s)"
-        )
+        later = seconds[1:] or seconds
+        of_later = f"median {statistics.median(later):.3f} s, max {max(later):.3f} s"
+        print(f"{mode:6} blocked: {of_later} (the first {seconds[0]:.3f} s)")
     sync = statistics.median(blocked["sync"][1:] or blocked["sync"])
     later = blocked["async"][1:] or blocked["async"]
     print(f"sync / async: {sync / statistics.median(later):.1f} at the median, {sync / max(later):.1f} at the worst")
     print(f"a step: {statistics.median(plain):.2f} s, beside a save {statistics.median(beside or [0]):.2f} s")
-    print(
-        f"resident GiB of rank 0: after the first two saves {rss[1]:.2f}, at the end {rss[-1]:.2f}, most {max(rss):.2f}"
-    )
+    print(f"resident GiB: after the first two saves {rss[1]:.2f}, at the end {rss[-1]:.2f}, most {max(rss):.2f}")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def begin_step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Begu
     recipe, progress = run.recipe, run.progress
     computed = gradient.compute(run, batch, info.weight)
     lr = recipe.optimizer.lr * run.schedule.factor(progress.step, progress.history)
+    run.saver.settle()
     run.heartbeat.beat(Stage.UPDATING, progress.step + 1)
     run.engine.update(lr, gradient.factor(computed.norm, recipe.optimizer.clip, progress.scale.value))
     progress.step += 1
@@ -167,7 +168,8 @@ def begin_save(run: Run) -> None:
     only."""
     run.heartbeat.beat(Stage.SAVING, run.progress.step)
     if run.saver.step != run.progress.step:
-        run.saver.save(run.engine.state_dict(), checkpoint_state(run))
+        buffers = {f"model.{name}" for name, _ in run.engine.unwrapped.named_buffers()}
+        run.saver.save(run.engine.state_dict(), checkpoint_state(run), changing=buffers)
 
 
 def save(run: Run) -> None:
