@@ -2,9 +2,9 @@
 
 import gc
 import os
+import signal
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,6 +14,7 @@ import pytest
 import support
 from safetensors.numpy import load_file
 from support import ranks, strategy_steps
+from support.failing_disk import held, saver
 
 from launcher.storage.run_dir import RunDir
 
@@ -37,30 +38,6 @@ def folder(tmp_path_factory):
     os.chdir(place)
     yield place / ranks.ready(support.write(support.mlm(train__steps=20, checkpoint__every=1)))
     os.chdir(before)
-
-
-def saver(run, folder, **config):
-    """A saver of a rank's run that writes into another folder."""
-    from launcher.config.training import Checkpoint
-    from launcher.train.checkpoint_saver import CheckpointSaver
-
-    Path(folder).mkdir(exist_ok=True)
-    (Path(folder) / "recipe.yaml").write_text("name: a\n")
-    return CheckpointSaver(RunDir(Path(folder)), Checkpoint(**config), run.process, run.stop, 1e6)
-
-
-@contextmanager
-def held(release, kept=lambda step: True):
-    """Writes wait until there is the file `release`. `kept`: those of these steps."""
-    from launcher.storage import checkpoint_format
-
-    def write(parts, partial, rank, write=checkpoint_format.write_parts):
-        while kept(int(partial.name.split(".")[1][5:])) and not Path(release).exists():
-            time.sleep(0.01)
-        return write(parts, partial, rank)
-
-    with patch.object(checkpoint_format, "write_parts", write):
-        yield
 
 
 # The same as a save that training waits for
@@ -249,3 +226,57 @@ def test_an_error_of_the_writer_is_never_lost(folder, tmp_path):
     what = "ValueError: the third law of thermodynamics"
     told = [(f"RuntimeError: rank 1 cannot save: {what}", []), (what, [])]
     assert ranks.on_ranks(2, failing, folder, str(tmp_path / "run")) == told
+
+
+# Stops
+
+
+SLOW = '''
+"""On rank 0, checkpoints are published only while there is no file `hold`."""
+import os
+import time
+from launcher import sinks
+from launcher.config.types import Plugin
+from launcher.storage import checkpoint_format
+
+class Config(Plugin):
+    kind: str
+
+class Sink(sinks.Sink):
+    def __init__(self, config, about):
+        checkpoint_format.publish = publish
+
+    def write(self, record):
+        pass
+
+    def close(self, finished):
+        pass
+
+def publish(*arguments, publish=checkpoint_format.publish):
+    while os.path.exists("hold"):
+        os.close(os.open("held", os.O_CREAT))
+        time.sleep(0.01)
+    return publish(*arguments)
+'''
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.soak)])
+def test_a_stop_during_a_slow_save_waits_for_it_and_saves_the_last_step(workspace, seconds):
+    """Adds 10 s: it alone stops ranks whose threads are writing, by a signal to the launcher."""
+    support.plugin("slow", SLOW)
+    file = support.write(support.small(train__steps=10**6, checkpoint__every=3, sinks=["jsonl", {"kind": "own.slow"}]))
+    Path("hold").touch()
+    process = support.start("run", file, "--ranks", 2)
+    support.wait_for(Path("held").exists, 120)
+    support.wait_for_step("runs/tiny", 5, process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(seconds)
+    assert process.poll() is None and RunDir(Path("runs/tiny")).whole() == []
+    Path("hold").unlink()
+    out, _ = process.communicate(timeout=240)
+    first, last = whole = RunDir(Path("runs/tiny")).whole()
+    assert process.returncode == 75 and f"stopped: step {last.step} is saved" in out, out
+    assert first.step == 3
+    assert max(support.steps("runs/tiny")) == last.step
+    for saved in whole:
+        saved.verify()
