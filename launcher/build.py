@@ -111,9 +111,7 @@ def build(
             recipe.checkpoint,
             process,
             stop,
-            checkpoint_interval.of_job(
-                run.cluster.hours_between_failures or checkpoint_interval.HOURS_OF_NODE, run.cluster.nodes[1]
-            ),
+            checkpoint_interval.between_failures(run.cluster),
             step=resume.step if resume and not progress.evaluation_due else -1,  # else it lacks the evaluation
         ),
         order=batches.order,

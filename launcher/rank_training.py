@@ -19,7 +19,7 @@ from launcher.distributed.stop_requests import StopMonitor
 from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
-from launcher.storage import disk_full, lease, roll_backs
+from launcher.storage import disk_full, disk_probe, lease, roll_backs
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.train import (
     early_stopping,
@@ -48,6 +48,9 @@ def train(folder: Path, group: ProcessGroup, stop: StopMonitor, heartbeat: Heart
         if problems:
             stop.agree(reason)
             raise UserError(problems)
+        unusable = group.all_gather_objects(disk_probe.problem(run.folder.checkpoints))
+        if found := sorted({each for each in unusable if each}):
+            raise UserError(found)
         newest = SavedCheckpoint(run.folder.checkpoints / names[-1]).step if names else 0
         copies, copy = memory_restore.begin(run, group, newest)
         run = dataclasses.replace(run, resume=copy or resume_checkpoint.newest(run.folder, names, group))

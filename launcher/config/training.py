@@ -141,11 +141,6 @@ class Checkpoint(Strict):
         fixed = isinstance(self.every, str) and self.every not in (AUTO, CONTINUOUS)
         return seconds(str(self.every)) if fixed else None
 
-    @property
-    def periodic(self) -> bool:
-        """Whether checkpoints are saved before the end."""
-        return self.every is not None
-
 
 class Evaluate(Strict):
     """When evaluations run, and how their results are used. An evaluation also runs at the end."""

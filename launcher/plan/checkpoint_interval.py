@@ -2,10 +2,15 @@
 
 from math import sqrt
 
+from launcher.config.cluster import Cluster
+
 HOURS_OF_NODE = 1000.0
 """Hours between failures of one node, for a cluster profile that gives none: a round number below the 3,700 hours that
 follow from 6.5 failures in 1,000 days of a node (Kokolis et al., "Revisiting Reliability in Large-Scale Machine
 Learning Research Clusters", 2024)."""
+LEAST_COST = 1.0
+"""Least seconds that a save is taken to cost: it also slows the steps beside it and the disk of others, which is not
+measured."""
 
 
 def optimal(cost: float, between_failures: float) -> float:
@@ -27,3 +32,8 @@ def of_job(hours_of_node: float, nodes: int) -> float:
     `hours_of_node`: mean hours between failures of one node.
     """
     return hours_of_node * 3600 / nodes
+
+
+def between_failures(cluster: Cluster) -> float:
+    """Return the mean seconds between failures of a job on all nodes of a cluster."""
+    return of_job(cluster.hours_between_failures or HOURS_OF_NODE, cluster.nodes[1])

@@ -44,7 +44,7 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
 
     Purposes are weights, gradients, optimiser state, activations and buffers. Buffers hold what a strategy gathers and
     reduces, and the gradients of tied embeddings. On CUDA, they are also autocast's copies of weights, the device
-    context and fragmentation.
+    context and fragmentation. On a CPU, the copy from which a thread writes checkpoints counts too.
     """
     share = plugins.strategy(recipe.strategy).memory_share(shape, ranks)
     width = _WIDTH[recipe.train.precision]
@@ -62,8 +62,10 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
     }
     if device == "cuda":
         return on_cuda(tensors | _copies(recipe, shape), ranks)
+    copy = checkpoint_copy(recipe, shape, ranks)
     return {
         **tensors,
+        **({"checkpoint copy": copy} if device == "cpu" and copy else {}),
         **({"offloaded": round((share.host + share.moved * moments) * size)} if device == "cpu" and share.host else {}),
     }
 
@@ -138,3 +140,10 @@ def copies(recipe: Recipe, shape: Architecture, of_node: int, nodes: int) -> int
     share = plugins.strategy(recipe.strategy).state_share(of_node * nodes, of_node)
     only_here = nodes > 1 and share * nodes < 1.5  # a neighbour node then has another copy
     return round(len(SLOTS) * share * checkpoint(recipe, shape) * (2 if only_here else 1))
+
+
+def checkpoint_copy(recipe: Recipe, shape: Architecture, ranks: int) -> int:
+    """Return the bytes of host memory in which a rank holds its parts of a checkpoint while a thread writes them. The
+    last checkpoint of a start needs no copy."""
+    beside = recipe.checkpoint.every is not None or recipe.evaluate.save_best
+    return -(-checkpoint(recipe, shape) // ranks) if beside and recipe.checkpoint.mode == "async" else 0

@@ -92,6 +92,10 @@ class Plan(Strict):
     """Memory of each node for copies of the state."""
     checkpoints_kept: int
     """Number of checkpoints to keep."""
+    checkpoint_copy: int = 0
+    """Host memory of a rank for the copy from which a thread writes checkpoints."""
+    checkpoint_interval: str = ""
+    """How `checkpoint.every: auto` finds the interval between checkpoints; empty: it is given."""
     free_disk: int
     """Free space on the disk of the run folder."""
     seconds_at_best: float | None = None
@@ -191,7 +195,8 @@ def make(
         parameters=shape.parameters, memory=layout.needed(recipe, shape, known, count, device),
         memory_per_device=world.memory, checkpoint_bytes=memory.checkpoint(recipe, shape),
         copy_bytes=max(memory.copies(recipe, shape, world.per_node, size // world.per_node) for size in world.sizes),
-        checkpoints_kept=recipe.checkpoint.keep, free_disk=free_bytes(folder.path),
+        checkpoints_kept=recipe.checkpoint.keep, checkpoint_copy=memory.checkpoint_copy(recipe, shape, count),
+        checkpoint_interval=run_estimates.checkpoint_interval(recipe, cluster), free_disk=free_bytes(folder.path),
         seconds_at_best=run_estimates.run_seconds(cluster, total.operations, count, published),
         hours_between_failures=run_estimates.hours_between_failures(cluster),
         # what to do

@@ -3,7 +3,8 @@
 from launcher.config import plugins
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
-from launcher.plan import checkpoint_interval
+from launcher.config.training import AUTO
+from launcher.plan import checkpoint_interval as interval
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 
@@ -80,9 +81,20 @@ def failures(between: float, seconds: float | None, checkpoint_bytes: int) -> st
     """
     count = "" if seconds is None else f", at least {seconds / between / 3600:.1f} times in this run"
     cost = save_seconds(checkpoint_bytes)
-    best = duration(checkpoint_interval.optimal(cost, between * 3600))
+    best = duration(interval.optimal(cost, between * 3600))
     advice = f"best is a checkpoint every {best}, if one takes {duration(cost)}"
     return f"a node is lost every {duration(between * 3600)}{count}; {advice}"
+
+
+def checkpoint_interval(recipe: Recipe, cluster: Cluster) -> str:
+    """Return how `checkpoint.every: auto` finds its interval, in words; empty: the interval is given."""
+    if recipe.checkpoint.every != AUTO:
+        return ""
+    between = interval.between_failures(cluster)
+    source = "" if cluster.hours_between_failures else f" (taken as {interval.HOURS_OF_NODE:.0f} hours for a node)"
+    least = duration(interval.optimal(interval.LEAST_COST, between))
+    formula = f"sqrt(2 x cost of a save x {duration(between)} between failures{source})"
+    return f"checkpoint.every: auto is about {formula}: {least} for a cost of {interval.LEAST_COST:g} s, the least"
 
 
 def duration(seconds: float) -> str:

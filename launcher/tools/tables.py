@@ -43,8 +43,9 @@ def print_plan(plan: Plan, console: Console) -> None:
         **({"labels": plan.labels} if plan.labels else {}),
         "model": f"{plan.model}, {plan.parameters:,} parameters",
         "memory": f"about {estimate}{_device_memory(plan)} a device (estimate: {parts}){_not_counted(plan)}",
-        "checkpoint": f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free",
         **({"copies": f"{human(plan.copy_bytes)} of each node's memory"} if plan.copy_bytes else {}),
+        "checkpoint": _checkpoint(plan),
+        **({"interval": plan.checkpoint_interval} if plan.checkpoint_interval else {}),
         "data": plan.prepared or "not prepared yet",
         **({"at best": _at_best(plan.seconds_at_best)} if plan.seconds_at_best else {}),
         **({"failures": _failures(plan, plan.hours_between_failures)} if plan.hours_between_failures else {}),
@@ -113,6 +114,11 @@ def _at_best(seconds: float) -> str:
 
 def _failures(plan: Plan, hours: float) -> str:
     return run_estimates.failures(hours, plan.seconds_at_best, plan.checkpoint_bytes)
+
+
+def _checkpoint(plan: Plan) -> str:
+    copy = f"; {human(plan.checkpoint_copy)} of host memory a rank for a copy" if plan.checkpoint_copy else ""
+    return f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free{copy}"
 
 
 def _tokens(plan: Plan) -> str:

@@ -4,14 +4,11 @@ import time
 from dataclasses import dataclass, field
 
 from launcher.config.training import AUTO, CONTINUOUS, Checkpoint
-from launcher.plan import checkpoint_interval
+from launcher.plan.checkpoint_interval import LEAST_COST, optimal
 from launcher.plan.run_estimates import duration
 
 FIRST_SECONDS = 30.0
 """Seconds of training before the first save of `every: auto`, which measures the cost."""
-LEAST_COST = 1.0
-"""Least seconds that a save is taken to cost: it also slows the steps beside it and the disk of others, which is not
-measured."""
 RETRY_SECONDS = 60.0
 """Seconds after a failed save before the next attempt."""
 _MUCH = 1.25
@@ -50,7 +47,7 @@ class CheckpointPace:
             return self.config.interval
         if not self._duration:
             return FIRST_SECONDS
-        return max(self._duration, checkpoint_interval.optimal(max(self._cost, LEAST_COST), self.between_failures))
+        return max(self._duration, optimal(max(self._cost, LEAST_COST), self.between_failures))
 
     def begun(self) -> None:
         """Record that a save begins."""

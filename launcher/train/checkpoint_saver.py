@@ -1,5 +1,6 @@
 """Saves of checkpoints beside training: the state is copied to host memory, and a thread writes the copy.
 
+On a CPU the thread makes the copy too, beside the next forward and backward, which change no weight.
 At most one save is being written. Every decision is the same on all ranks: a save begins and is collected at the same
 step everywhere, and its outcome is agreed on by the threads of all ranks, over connections of their own. Only the
 signals' handlers and this module's waits run in the main thread meanwhile, so that a stop request is never held up. The
@@ -9,9 +10,10 @@ last complete checkpoint stays until the next is complete.
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from functools import cached_property
+from types import MappingProxyType
 
 from launcher.config.training import Checkpoint
 from launcher.config.types import JsonObject
@@ -41,11 +43,19 @@ _log = logging.getLogger(__name__)
 
 
 class _Write(threading.Thread):
-    """A checkpoint being written. It ends with the process at any instant: nothing waits for its thread."""
+    """A checkpoint being written. It ends with the process at any instant: nothing waits for its thread.
 
-    def __init__(self, writer: CheckpointWriter, parts: Mapping[str, Part], state: JsonObject, needed: int) -> None:
+    `parts`: in host memory. `live`: parts that the thread copies first, by `copy`; `copied` is set when it has.
+    """
+
+    def __init__(
+        self, writer: CheckpointWriter, parts: Mapping[str, Part], state: JsonObject, needed: int,
+        live: Mapping[str, Part], copy: HostCopy,
+    ) -> None:  # fmt: skip
         super().__init__(name="checkpoint", daemon=True)
-        self._writer, self._parts, self._state, self._needed = writer, parts, state, needed
+        self._writer, self._parts, self._state, self._needed = writer, dict(parts), state, needed
+        self._live, self._copy = dict(live), copy
+        self.copied = threading.Event()
         self.step: int = state["step"]
         self.begun = time.monotonic()
         self.blocked = self.seconds = 0.0
@@ -53,6 +63,11 @@ class _Write(threading.Thread):
 
     def run(self) -> None:
         try:
+            try:
+                self._parts |= self._copy.update(self._live)
+            finally:
+                self._live = {}
+                self.copied.set()
             self._writer.write(self._parts, self._state, self._needed)
         except BaseException as error:
             self.error = error
@@ -83,11 +98,12 @@ class CheckpointSaver:
         saved after it."""
         return self._write is None and self.pace.due()
 
-    def save(self, tensors: StateDict, state: JsonObject, keep: int) -> None:
+    def save(self, tensors: StateDict, state: JsonObject, keep: int, changing: Collection[str] = ()) -> None:
         """Begin to save the state of a step. All ranks call it. It waits for the save before, if that is not over.
 
-        `keep`: number of newest checkpoints to keep. Raises RunReplaced, and any other error of the save before except
-        for DiskFailed, which is a warning.
+        `keep`: number of newest checkpoints to keep. The tensors may change after `settle`, and those named in
+        `changing` at once, since a forward changes them. Raises RunReplaced, and any other error of the save before
+        except for DiskFailed, which is a warning.
         """
         begin = time.monotonic()
         if self._write is not None:
@@ -95,12 +111,25 @@ class CheckpointSaver:
         if self._write is not None:  # the disk does not respond: the newest state is saved when it does
             self.pace.postponed()
             return
+        parts = self._parts.of(tensors, self._apart)
         if self._config.mode == "sync":
-            self._begin(on_host(self._parts.of(tensors, self._apart)), tensors, state, keep, begin)
+            self._begin(on_host(parts), tensors, state, keep, begin)
             self._wait()
             self._over(time.monotonic() - begin)
-        else:
-            self._begin(self._copy.update(self._parts.of(tensors, self._apart)), tensors, state, keep, begin)
+            return
+        self._copy.keep_only(parts)
+        late = {name for name in parts if name not in changing} if self._process.device.type == "cpu" else set()
+        copied = self._copy.update({name: part for name, part in parts.items() if name not in late})
+        live = {name: part for name, part in parts.items() if name in late}
+        self._begin(copied, tensors, state, keep, begin, live)
+
+    def settle(self) -> None:
+        """Wait until the copy of the state is complete. It is called before anything but a forward changes the weights
+        or the optimiser's state."""
+        if self._write is not None and not self._write.copied.is_set():
+            begin = time.monotonic()
+            self._write.copied.wait()
+            self._write.blocked += time.monotonic() - begin
 
     def collect(self, writing: bool) -> None:
         """Take the outcome of the save that is being written, if it is over. All ranks call it after each exchange.
@@ -150,11 +179,13 @@ class CheckpointSaver:
         return self._process.apart(_APART_TIMEOUT)
 
     def _begin(
-        self, parts: Mapping[str, Part], tensors: StateDict, state: JsonObject, keep: int, begin: float
-    ) -> _Write:
+        self, parts: Mapping[str, Part], tensors: StateDict, state: JsonObject, keep: int, begin: float,
+        live: Mapping[str, Part] = MappingProxyType({}),
+    ) -> _Write:  # fmt: skip
         config = self._config.model_copy(update={"keep": keep})
         writer = CheckpointWriter(self._folder, self._apart, config, self._stop.lease)
-        self._write = _Write(writer, parts, state, sum(tensor.nbytes for tensor in tensors.values()))
+        needed = sum(tensor.nbytes for tensor in tensors.values())
+        self._write = _Write(writer, parts, state, needed, live, self._copy)
         self.step, self._warn_at = self._write.step, STALL_SECONDS
         self.pace.begun()
         self._write.start()

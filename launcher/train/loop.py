@@ -7,7 +7,6 @@ device computes.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from launcher.config.types import JsonObject
@@ -125,6 +124,7 @@ def begin_step(run: Run, batch: RankBatch, info: StepInfo, begin: float) -> Begu
     computed = None
     if progress.step + 1 not in progress.left_out:
         computed = gradient.compute(run, batch, info.weight, usual)
+        run.saver.settle()
         run.heartbeat.beat(Stage.UPDATING, progress.step + 1)
         run.engine.update(lr, gradient.factor_of_step(computed, recipe, progress.scale.value))
     progress.step += 1
@@ -206,20 +206,21 @@ def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:
     return evaluation.outputs(run.engine.module, predictor, parts, run.process, run.recipe.train.precision)
 
 
-def begin_save(run: Run) -> None:
-    """Begin to save a checkpoint of the current step, unless there is one. Training waits for a copy of the state
-    only."""
-    run.heartbeat.beat(Stage.SAVING, run.progress.step)
-    if run.saver.step != run.progress.step:
-        run.saver.save(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run))
-        _account_save(run)
-
-
 def _with_beats(run: Run, parts: Iterable[evaluation.Part]) -> Iterator[evaluation.Part]:
     """Yield the parts, with a beat for each, so that a long evaluation does not count as a hang."""
     for part in parts:
         run.heartbeat.beat(Stage.EVALUATING, run.progress.step)
         yield part
+
+
+def begin_save(run: Run) -> None:
+    """Begin to save a checkpoint of the current step, unless there is one. Training waits for a copy of the state
+    only."""
+    run.heartbeat.beat(Stage.SAVING, run.progress.step)
+    if run.saver.step != run.progress.step:
+        buffers = {f"model.{name}" for name, _ in run.engine.unwrapped.named_buffers()}
+        run.saver.save(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run), changing=buffers)
+        _account_save(run)
 
 
 def save(run: Run) -> None:

@@ -1,6 +1,6 @@
 """The parts of a training state that this rank writes into a checkpoint, and their copy in host memory."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch.distributed.checkpoint import DefaultSavePlanner
@@ -40,22 +40,20 @@ class HostCopy:
 
     def update(self, parts: Mapping[str, Part]) -> dict[str, Part]:
         """Copy the parts, and return the copy. The tensors may change afterwards."""
-        pinned = self._device.type != "cpu"
-        fitting = {name: buffer for name, buffer in self._buffers.items() if name in parts}
-        self._buffers = fitting
-        for name, (_, values) in parts.items():
-            buffer = fitting.get(name)
+        pinned, copied = self._device.type != "cpu", dict[str, Part]()
+        for name, (offsets, values) in parts.items():
+            buffer = self._buffers.get(name)
             if buffer is None or buffer.shape != values.shape or buffer.dtype != values.dtype:
-                fitting[name] = torch.empty(values.shape, dtype=values.dtype, pin_memory=pinned)
-            fitting[name].copy_(values, non_blocking=pinned)
+                buffer = torch.empty(values.shape, dtype=values.dtype, pin_memory=pinned)
+            self._buffers[name] = buffer.copy_(values, non_blocking=pinned)
+            copied[name] = Part(offsets, buffer)
         if pinned:
             torch.accelerator.synchronize(self._device)
-        return {name: Part(offsets, fitting[name]) for name, (offsets, _) in parts.items()}
+        return copied
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the buffers."""
-        return sum(buffer.nbytes for buffer in self._buffers.values())
+    def keep_only(self, names: Collection[str]) -> None:
+        """Free the buffers of all other parts."""
+        self._buffers = {name: buffer for name, buffer in self._buffers.items() if name in names}
 
 
 def on_host(parts: Mapping[str, Part]) -> dict[str, Part]:

@@ -89,6 +89,8 @@ def test_a_plan_decides_every_number(workspace):
         "checkpoint_bytes": 184672,
         "copy_bytes": 0,
         "checkpoints_kept": 2,
+        "checkpoint_copy": 0,
+        "checkpoint_interval": "",
         "seconds_at_best": None,
         "hours_between_failures": None,
         "resume_from": None,

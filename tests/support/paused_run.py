@@ -104,7 +104,7 @@ def write(seed=0, workers=0, rows=120, sinks=("jsonl", {"kind": "own.sink"})):
     recipe = support.small(
         "held", data__train__kind="own.data", data__train__seed=seed, data__train__rows=rows,
         data__validation={"fraction": 0.2},
-        task__kind="own.task", evaluate__every=4, checkpoint={"every": 2, "keep": 9}, sinks=list(sinks),
+        task__kind="own.task", evaluate__every=4, checkpoint={"every": 2, "keep": 9, "mode": "sync"}, sinks=list(sinks),
         train__workers=workers,
     )  # fmt: skip
     support.write(recipe)
