@@ -16,8 +16,9 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.rendezvous import RendezvousError
 
 from launcher.config.paths import message_file, node_message
-from launcher.distributed import hangs, node_rendezvous
+from launcher.distributed import hangs, heartbeat, node_rendezvous
 from launcher.distributed.hangs import Hang, RankState
+from launcher.distributed.heartbeat import Stage
 from launcher.distributed.node_rendezvous import NodeOutcome
 from launcher.distributed.rendezvous import MessageFolder
 from launcher.distributed.signals import StopReason
@@ -27,6 +28,10 @@ from launcher.launch.local_agent import LocalAgent
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler
 
+_SAVE_SECONDS = 300.0
+"""Seconds for ranks that are saving while another node is not heard of: its agent may have been killed, and its ranks
+live on to save and leave."""
+_LEAVING = (Stage.SAVING, Stage.LEAVING)
 _LEAVE_SECONDS = 30.0
 """Seconds for ranks to leave after a stop request. Then a rendezvous that still waits for other nodes is closed."""
 
@@ -36,6 +41,7 @@ class NodeAgent(LocalAgent):
 
     _last_check = 0.0
     _posted: Path | None = None
+    _all_heard = 0.0
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of this node's ranks: unhealthy as soon as another node is gone.
@@ -50,6 +56,10 @@ class NodeAgent(LocalAgent):
         failed = any(map(has_failed, outcomes))
         alive = _alive_nodes(worker_group.spec.rdzv_handler)
         if not failed and (alive is None or alive + len(outcomes) >= worker_group.group_world_size):
+            self._all_heard = self._last_check
+            return result
+        saves = any(position.stage in _LEAVING for position in heartbeat.positions(self.rendezvous.heartbeats))
+        if saves and not failed and self._last_check - self._all_heard < _SAVE_SECONDS:
             return result
         if failed or self._remaining_restarts == 0:
             raise RendezvousError("a node has failed" if failed else "a node is not heard of any more")
@@ -89,7 +99,7 @@ def close_after_stop(rendezvous: "RendezvousHandler", stop: StopMonitor, ended: 
     This happens if too few nodes ever join, or if this node is a reserve. `ended`: set when the agent has ended.
     """
     while not ended.wait(1):
-        if stop.requested() is not StopReason.NONE:
+        if stop.requested() > StopReason.REGROUP:
             if not ended.wait(_LEAVE_SECONDS):
                 with suppress(RendezvousError):
                     rendezvous.set_closed()

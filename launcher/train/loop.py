@@ -7,6 +7,7 @@ device computes.
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from launcher.config.types import JsonObject
