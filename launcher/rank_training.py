@@ -21,7 +21,7 @@ from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import RunInfo, Sink, close_all
 from launcher.storage import disk_full, lease, roll_backs
 from launcher.storage.run_files import RollBack
-from launcher.train import checkpoint, early_stopping, kernel_settings, loop, rank_errors, spikes
+from launcher.train import checkpoint, early_stopping, kernel_settings, loop, rank_errors, spikes, worst_batch
 from launcher.train.training_run import Run
 
 
@@ -122,6 +122,8 @@ def _train_part(run: PreparedRun, group: ProcessGroup, stop: StopMonitor, heartb
     finished = False
     try:
         with kernel_settings.explained():
+            if worst_batch.fits_by_trial(group.device):
+                worst_batch.try_largest(built)
             code = loop.train(built)
         more = code == DONE and built.progress.step == built.until < built.steps
         finished = code == DONE and not more

@@ -18,6 +18,7 @@ from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.heartbeat import StallReport
 from launcher.distributed.signals import ForcedStop
 from launcher.launch import RendezvousSpec
+from launcher.storage.run_dir import RunDir
 
 _SECONDS_TO_FOLLOW = 5.0
 """Seconds for the other ranks to end by themselves after one has failed."""
@@ -32,6 +33,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
     rendezvous: RendezvousSpec
     logs: failure.RankLogs
     _stalls: StallReport
+    _limit_before: str
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of this machine's ranks: failed as soon as one has ended before all have finished.
@@ -48,6 +50,9 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
     def _fail(self, worker_group: WorkerGroup, dead: list[int]) -> RunResult:
         """End all ranks after the death of some, and return their failures. `dead`: local numbers of the dead ranks."""
         failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
+        if self._limit() != self._limit_before:  # smaller micro-batches may fit: this restart is extra
+            self._remaining_restarts += 1
+            worker_group.spec.max_restarts += 1
         if self._remaining_restarts > 0 and not self._refused():
             most = worker_group.spec.max_restarts
             attempt, what = most - self._remaining_restarts + 1, failure.sentence(failure.first(failures, self.logs))
@@ -60,9 +65,17 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, str]:
         heartbeat.create(self.rendezvous.heartbeats, worker_group.spec.local_world_size)
+        self._limit_before = self._limit()
         self._stalls, self.logs = StallReport(), failure.RankLogs.now(self.logs.folder)
         started: dict[int, str] = super()._start_workers(worker_group)
         return started
+
+    def _limit(self) -> str:
+        """Return the recorded limit of micro-batches, which a rank that runs out of memory lowers; empty: none."""
+        try:
+            return RunDir(self.logs.folder.parent).token_limit.read_text(encoding="utf-8")
+        except OSError:
+            return ""
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         """End the ranks. After a second signal they are killed at once, including ranks that are only being started."""

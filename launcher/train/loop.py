@@ -16,7 +16,7 @@ from launcher.distributed.heartbeat import Stage
 from launcher.distributed.signals import StopReason
 from launcher.sinks import Record
 from launcher.tasks import Outputs
-from launcher.train import checkpoint, early_stopping, evaluation, gradient, spikes
+from launcher.train import checkpoint, early_stopping, evaluation, gradient, out_of_memory, spikes
 from launcher.train.gradient import Gradient
 from launcher.train.rank_batch import RankBatch
 from launcher.train.spikes import Limits
@@ -41,7 +41,10 @@ def train(run: Run) -> int:
         beat(Stage.AGREEING, progress.step + 1)
         due = isinstance(every, str) and time.monotonic() - saved_at >= seconds(every)
         wait = time.perf_counter() - begin
-        info = sync_step_info(run.process, batch, wait, stop=run.stop.requested(), due=due)
+        info = sync_step_info(
+            run.process, batch, wait, run.stop.requested(), due, run.batches.dataset.max_tokens, progress.out_of_memory
+        )
+        out_of_memory.agree(run, info)
         run.stop.agree(info.stop)
         if info.stop is StopReason.REPLACED:
             raise checkpoint.RunReplaced(run.folder)
@@ -128,6 +131,7 @@ def finish_step(run: Run, begun: BegunStep) -> Record:
     elif begun.gradient is not None:
         gradient.skipped(run, begun.step, begun.gradient.nonfinite)
     more = {"scale": progress.scale.value, "overflows": progress.overflows} if fp16 else {}
+    more |= {"oom": begun.info.out_of_memory, "max_tokens": begun.info.max_tokens} if begun.info.out_of_memory else {}
     more |= {"spike": 1} if spike else {}
     more |= {"left_out": 1} if begun.gradient is None else {}
     return {

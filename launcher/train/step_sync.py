@@ -19,6 +19,8 @@ _RANK_INFO = np.dtype(
         ("wait", "f8"),
         ("stop", "i8"),
         ("due", "i8"),
+        ("max_tokens", "i8"),
+        ("out_of_memory", "i8"),
     ]
 )
 
@@ -28,8 +30,9 @@ class StepInfo:
     """A global batch over all ranks.
 
     `padded`: the number of positions computed, with padding. `squares`: the sum of the squared lengths of samples.
-    `wait`: seconds that the slowest rank waited for its
-    share. `stop`: the strongest reason to stop of any rank. `due`: whether a checkpoint is due on any rank.
+    `wait`: seconds that the slowest rank waited for its share. `stop`: the strongest reason to stop of any rank. `due`:
+    whether a checkpoint is due on any rank. `max_tokens`: the lowest limit of a micro-batch of any rank; 0: there is
+    none. `out_of_memory`: number of micro-batches that did not fit since the start, over all ranks.
     """
 
     weight: float
@@ -40,16 +43,24 @@ class StepInfo:
     wait: float
     stop: StopReason
     due: bool
+    max_tokens: int = 0
+    out_of_memory: int = 0
 
 
 def sync_step_info(
-    process: ProcessGroup, batch: RankBatch, wait: float = 0.0, stop: StopReason = StopReason.NONE, due: bool = False
+    process: ProcessGroup,
+    batch: RankBatch,
+    wait: float = 0.0,
+    stop: StopReason = StopReason.NONE,
+    due: bool = False,
+    max_tokens: int | None = None,
+    out_of_memory: int = 0,
 ) -> StepInfo:
     """Gather the ranks' shares of a global batch in one exchange. All ranks call it. `wait`: seconds that this rank
-    waited for its share. `stop`, `due`: as in StepInfo, of this rank."""
+    waited for its share. The other arguments: as in StepInfo, of this rank."""
     counts = (batch.weight, batch.digest, batch.tokens, batch.padded, batch.squares)
     counts = counts if process.leads else (0.0, 0, 0, 0, 0)
-    ranks = process.all_gather(np.array((*counts, wait, stop, due), dtype=_RANK_INFO))
+    ranks = process.all_gather(np.array((*counts, wait, stop, due, max_tokens or 0, out_of_memory), dtype=_RANK_INFO))
     return StepInfo(
         weight=float(ranks["weight"].sum()),
         digest=digest.total(ranks["digest"].tolist()),
@@ -59,4 +70,6 @@ def sync_step_info(
         wait=float(ranks["wait"].max()),
         stop=StopReason(int(ranks["stop"].max())),
         due=bool(ranks["due"].any()),
+        max_tokens=int(min(filter(None, ranks["max_tokens"].tolist()), default=0)),
+        out_of_memory=int(ranks["out_of_memory"].sum()),
     )

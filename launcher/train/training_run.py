@@ -10,10 +10,9 @@ from launcher.distributed.heartbeat import Heartbeat
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
-from launcher.train.data_loader import Order
+from launcher.train.batch_loader import BatchLoader
 from launcher.train.evaluation import Part
 from launcher.train.precision import LossScale
-from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_randomness import ModelRandomness
 from launcher.train.step_metrics import StepMeter
 
@@ -43,7 +42,8 @@ class Progress:
     finite; `culprit`: the first parameter that was not finite in the last series of such steps. `overflows`: number of
     steps that were repeated with a smaller loss scale. `spikes`: number of steps whose loss or gradient norm was far
     above its usual range; `recent`: the steps that this range is computed from. `left_out`: the steps without an update
-    after training went back, in ascending order, of the whole run.
+    after training went back, in ascending order, of the whole run. `out_of_memory`: number of times that a micro-batch
+    of this rank did not fit, since the start.
     """
 
     step: int = 0
@@ -62,6 +62,7 @@ class Progress:
     spikes_in_a_row: int = 0
     recent: list[Result] = field(default_factory=list)
     left_out: list[int] = field(default_factory=list)
+    out_of_memory: int = 0
     scale: LossScale = field(default_factory=LossScale)
 
     def state(self) -> JsonObject:
@@ -85,7 +86,7 @@ class Run:
 
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
-    `order`: selects the samples of a step. `meter`: of rank 0; None: speed and device are not measured.
+    `meter`: of rank 0; None: speed and device are not measured.
     """
 
     recipe: Recipe
@@ -94,7 +95,7 @@ class Run:
     task: "Task"
     engine: "Engine"
     randomness: ModelRandomness
-    batches: Iterable[RankBatch]
+    batches: BatchLoader
     validation: Iterable[Part] | None
     schedule: "Schedule[ScheduleConfig]"
     steps: int
@@ -103,6 +104,5 @@ class Run:
     progress: Progress
     sinks: "Sequence[Sink[Plugin]]"
     stop: StopMonitor
-    order: Order
     meter: StepMeter | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
