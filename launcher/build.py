@@ -22,7 +22,7 @@ from launcher.plan import checkpoint_interval, layout, model_requirements, paddi
 from launcher.plan.facts import Facts, total_steps
 from launcher.prepare import checkpoint_references, remote_code, run_setup
 from launcher.prepare.prepared_samples import PreparedSamples
-from launcher.storage import cache_root, roll_backs
+from launcher.storage import cache_root, roll_backs, token_limit
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
@@ -38,13 +38,15 @@ from launcher.train import (
     randomness_probe,
     step_metrics,
 )
-from launcher.train.batch_loader import loader
+from launcher.train.batch_loader import BatchLoader, loader
 from launcher.train.checkpoint_saver import CheckpointSaver
 from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches
 from launcher.train.evaluation import Parts
 from launcher.train.precision import STORED, LossScale, autocast
 from launcher.train.sample_randomness import ModelRandomness
 from launcher.train.training_run import Progress, Run
+
+_OTHER_DROPOUT = "dropout is drawn by sample from step {step} on, not as in the launcher that began the run"
 
 
 def build(
@@ -58,13 +60,15 @@ def build(
     from; its step decides which parameters train. `workers`: loader processes; None: as in the recipe. Raises
     UserError."""
     recipe, facts = run.recipe, run.facts
-    timeout = timedelta(minutes=run.cluster.timeout)
-    process = dataclasses.replace(process, tensor_parallel=recipe.tensor_parallel, timeout=timeout)
+    process = dataclasses.replace(
+        process, tensor_parallel=recipe.tensor_parallel, timeout=timedelta(minutes=run.cluster.timeout)
+    )
     rank_device.require_precision(process, recipe.train.precision)
     kernel_settings.apply(recipe.train)
     task = plugins.task(recipe.task)(recipe.task, facts)
+    left_out, max_tokens = process.broadcast(_found_before(run, process.world) if process.rank == 0 else None)
     task.length_multiple = _token_batches.LENGTH_MULTIPLES.get(process.device.type, 1)
-    batches, validation = _batches(run, task, process)
+    batches, validation = _batches(run, task, process, max_tokens)
     start, weights = resume.step if resume else 0, resume is None or not checkpoint_references.replaced(recipe)
     model, notes = _model(run, process, start, weights)
     notes += kernel_settings.notes(recipe.train.precision, process.device)
@@ -82,12 +86,9 @@ def build(
     probes = batches.probe_batches().to(process.device)
     engine, randomness, engine_notes = build_engine(recipe, facts, process, task, model, probes)
     process.set_timeouts()  # the engine has made groups of its own
-    progress, other_dropout = _progress(recipe, engine, resume, names)
+    progress, other_dropout = _progress(recipe, engine, resume, names, left_out)
     if other_dropout and randomness.modules:
-        what = f"dropout is drawn by sample from step {start + 1} on, not as in the launcher that began the run"
-        engine_notes.append(what)
-    left_out = process.broadcast(roll_backs.left_out(run.folder) if process.rank == 0 else None)
-    progress.left_out = sorted({*progress.left_out, *left_out})
+        engine_notes.append(_OTHER_DROPOUT.format(step=start + 1))
     steps, pin = total_steps(recipe, facts), process.device.type != "cpu"
     count = _workers(recipe, process) if workers is None else workers
     built = Run(
@@ -97,8 +98,8 @@ def build(
         task=task,
         engine=engine,
         randomness=randomness,
-        batches=loader(batches, progress.step, steps, count, pin),
-        validation=None if validation is None else loader(validation, 0, len(validation), count, pin),
+        batches=BatchLoader(batches, progress.step, steps, count, pin),
+        validation=None if validation is None else loader(validation, range(len(validation)), count, pin),
         schedule=plugins.schedule(recipe.schedule, steps),
         steps=steps,
         until=_until(recipe, progress.step, steps),
@@ -114,19 +115,26 @@ def build(
             checkpoint_interval.between_failures(run.cluster),
             step=resume.step if resume and not progress.evaluation_due else -1,  # else it lacks the evaluation
         ),
-        order=batches.order,
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )
     return built, notes + engine_notes
 
 
-def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> tuple[RankBatches, Parts | None]:
-    """Return this rank's part of the training batches, and of the validation samples (None: there are none)."""
+def _found_before(run: run_setup.PreparedRun, ranks: int) -> tuple[list[int], int | None]:
+    """Return what earlier starts have found: the steps to leave out, and the maximum tokens of a micro-batch."""
+    return roll_backs.left_out(run.folder), token_limit.read(run.folder, run.recipe, ranks)
+
+
+def _batches(
+    run: run_setup.PreparedRun, task: Task, process: ProcessGroup, max_tokens: int | None
+) -> tuple[RankBatches, Parts | None]:
+    """Return this rank's part of the training batches, and of the validation samples (None: there are none).
+    `max_tokens`: of a micro-batch."""
     recipe, facts = run.recipe, run.facts
     rank, world = process.data_parallel_rank, process.data_parallel_size
     training = RankBatches(
         PreparedSamples(run.prepared, "train"), sample_order.order(recipe, facts), task, recipe.train.global_batch,
-        recipe.seed, Stream.MASK, rank, world, recipe.train.max_tokens,
+        recipe.seed, Stream.MASK, rank, world, max_tokens,
         recipe.data.max_length if recipe.packed else None, total_steps(recipe, facts),
     )  # fmt: skip
     if "validation" not in facts.samples:
@@ -262,18 +270,19 @@ def _rehearse(engine: Engine, task: Task, example: Batch, process: ProcessGroup,
 
 
 def _progress(
-    recipe: Recipe, engine: Engine, resume: SavedCheckpoint | None, names: list[str]
+    recipe: Recipe, engine: Engine, resume: SavedCheckpoint | None, names: list[str], left_out: list[int]
 ) -> tuple[Progress, bool]:
     """Load the checkpoint into the engine. Returns the progress of the run, and whether earlier steps used another
-    definition of dropout. `names`: of all parameters."""
+    definition of dropout. `names`: of all parameters; `left_out`: the steps that the run folder lists."""
     if resume is None:
-        return Progress(scale=LossScale.of(recipe.train.precision)), False
+        return Progress(scale=LossScale.of(recipe.train.precision), left_out=left_out), False
     state = engine.state_dict()
     # parameters that begin to train here; the checkpoint has no moments of these
     thawed = frozen(recipe.model, names) if resume.step == recipe.model.unfreeze_at else []
     checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
     engine.load_state_dict(state)
     progress = Progress.of(resume.state, recipe.train.precision)
+    progress.left_out = sorted({*progress.left_out, *left_out})
     if resume.state.get("metric") != recipe.evaluate.metric:  # the watched metric has changed
         progress.history = []
     return progress, resume.state.get("draws") != dropout.VERSION

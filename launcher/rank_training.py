@@ -30,6 +30,7 @@ from launcher.train import (
     resume_checkpoint,
     roll_back,
     spikes,
+    worst_batch,
 )
 from launcher.train.memory_copy import MemoryCopies
 from launcher.train.stragglers import Stragglers
@@ -125,6 +126,8 @@ def _train_part(run: PreparedRun, rank: _Rank) -> _PartEnd:
     finished = False
     try:
         with kernel_settings.explained():
+            if worst_batch.fits_by_trial(rank.group.device):
+                worst_batch.try_largest(built)
             code = loop.train(built)
         more = code == DONE and built.progress.step == built.until < built.steps
         finished = code == DONE and not more

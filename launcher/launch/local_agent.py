@@ -21,6 +21,7 @@ from launcher.distributed.stop_requests import StopMonitor, write_stop_file
 from launcher.distributed.watchdog import Watchdog
 from launcher.launch import Launch, RendezvousSpec
 from launcher.launch.restarts import Recurrence, RestartLog, Why
+from launcher.storage.run_dir import RunDir
 
 _SECONDS_TO_FOLLOW = 5.0
 """Seconds for the other ranks to end by themselves after one has failed."""
@@ -43,6 +44,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
     _failed_step = 0
     _failed_at: float | None = None
     _watchdog: Watchdog
+    _limit_before: str
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)
@@ -92,7 +94,12 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         now, window = time.monotonic(), self.launch.restart_window
         positions = heartbeat.positions(self.rendezvous.heartbeats)
         self._failed_step = next((position.step for position in positions if position.rank == first.rank), 0)
-        self.failed = self._recurrence.judge(first, self._failed_step, self.restarts.stepped)
+        if self._limit() != self._limit_before:  # smaller micro-batches may fit: this restart is extra
+            self._worker_group.spec.max_restarts += 1
+            self._remaining_restarts = int(self._remaining_restarts) + 1
+            self.failed = first
+        else:
+            self.failed = self._recurrence.judge(first, self._failed_step, self.restarts.stepped)
         most = self._worker_group.spec.max_restarts
         if window is not None and self._failed_at is not None and now - self._failed_at > window:
             self._remaining_restarts = most
@@ -138,11 +145,19 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         heartbeat.create(self.rendezvous.heartbeats, worker_group.spec.local_world_size)
         self.failed, self.logs = None, failure.RankLogs.now(self.logs.folder)
         self._watchdog = self.launch.watch(self.rendezvous)
+        self._limit_before = self._limit()
         self.restarts.begin()
         if StopMonitor(self.rendezvous.stop_file).requested() is StopReason.REGROUP:
             self.rendezvous.stop_file.unlink()
         started: dict[int, str] = super()._start_workers(worker_group)
         return started
+
+    def _limit(self) -> str:
+        """Return the recorded limit of micro-batches, which a rank that runs out of memory lowers; empty: none."""
+        try:
+            return RunDir(self.logs.folder.parent).token_limit.read_text(encoding="utf-8")
+        except OSError:
+            return ""
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         """End the ranks. After a second signal they are killed at once, including ranks that are only being started."""

@@ -77,6 +77,11 @@ class RunDir:
         return self.path / paths.LEDGER
 
     @property
+    def token_limit(self) -> Path:
+        """The largest micro-batch that may fit into memory (see launcher.storage.token_limit)."""
+        return self.path / paths.TOKEN_LIMIT
+
+    @property
     def environment(self) -> Path:
         """The versions of Python and of the libraries."""
         return self.path / paths.ENVIRONMENT

@@ -110,6 +110,14 @@ class RollBacks(Stored):
     spikes: list[RollBack] = []
 
 
+class TokenLimit(Stored):
+    """Content of max_tokens.json: the tokens of the largest micro-batch that may fit. `layout`: ranks, strategy and
+    `train.max_tokens` for which this holds."""
+
+    max_tokens: Annotated[Count, Field(ge=1)]
+    layout: str
+
+
 class PlanSummary(Stored):
     """The part of plan.json that a list of runs shows. Every version of the launcher writes it."""
 

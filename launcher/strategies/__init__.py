@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from launcher.config.types import OptimizerConfig, StrategyConfig
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from launcher.train.model_probe import ModelProbe
 
 C_co = TypeVar("C_co", bound=StrategyConfig, covariant=True)
+Exchange = Literal["never", "in the last backward", "always"]
 
 
 class NonfiniteGradients(NamedTuple):
@@ -48,6 +49,9 @@ class Engine(ABC):
     unwrapped: "torch.nn.Module"
     """The model itself, with canonical parameter names. Methods besides its forward, such as `generate`, are called on
     it."""
+    exchanges: Exchange = "always"
+    """When ranks exchange something in the forward and backward passes of a step: then a rank cannot compute a
+    micro-batch again alone. `in the last backward`: of the last micro-batch."""
     rehearsals: int = 0
     """Number of backwards to run before the first step. Their gradients are discarded."""
 

@@ -16,13 +16,15 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 
 from launcher.distributed.process_group import ProcessGroup
-from launcher.strategies import EngineParts, _tensor_parallel
+from launcher.strategies import EngineParts, Exchange, _tensor_parallel
 from launcher.strategies._torch_engine import TorchEngine, local
 
 
 class FsdpEngine(TorchEngine):
     """Engine of a model under `fully_shard`. `fused`: the permuted parameters of tensor parallelism by name (see
     launcher.strategies._tensor_parallel)."""
+
+    exchanges: Exchange = "always"
 
     def __init__(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedRowOrder]

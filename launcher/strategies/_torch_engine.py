@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-from launcher.strategies import Engine, NonfiniteGradients
+from launcher.strategies import Engine, Exchange, NonfiniteGradients
 
 
 class TorchEngine(Engine):
@@ -18,6 +18,8 @@ class TorchEngine(Engine):
     whether there is one: `update` reads the factor. So it does for torch's fused SGD, which after a skipped first step
     would begin with a momentum that nothing has written, and for subclasses, whose `step` may look at gradients.
     """
+
+    exchanges: Exchange = "never"
 
     def __init__(self, module: torch.nn.Module, unwrapped: torch.nn.Module, optimizer: torch.optim.Optimizer):
         self.module, self.unwrapped, self._optimizer = module, unwrapped, optimizer
@@ -120,6 +122,7 @@ class ReplicatedEngine(TorchEngine):
     """Engine of DistributedDataParallel. DDP orders its buckets by the first backward, and rebuilds them in the second
     forward."""
 
+    exchanges: Exchange = "in the last backward"
     rehearsals = 2
 
     @contextmanager

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from launcher.config.errors import Problem, UserError
-from launcher.strategies import Engine, EngineParts, NonfiniteGradients, _deepspeed_process
+from launcher.strategies import Engine, EngineParts, Exchange, NonfiniteGradients, _deepspeed_process
 from launcher.strategies._deepspeed_settings import Settings, offloads
 from launcher.strategies._torch_engine import TorchEngine
 
@@ -41,6 +41,7 @@ class _Boundary(Engine):
     """Accumulation of micro-batches in DeepSpeed's engine."""
 
     module: torch.nn.Module
+    exchanges: Exchange = "always"
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:

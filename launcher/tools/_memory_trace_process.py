@@ -28,7 +28,7 @@ from launcher.distributed.heartbeat import Heartbeat, Stage
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.plan import facts as data_facts
-from launcher.plan import model_requirements, sample_order
+from launcher.plan import model_requirements
 from launcher.plan.facts import Facts
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.storage.run_dir import RunDir
@@ -39,6 +39,7 @@ from launcher.tools._allocations import Allocations
 from launcher.tools._cuda_autocast import CudaAutocast
 from launcher.tools._fake_ranks import FakeGroup
 from launcher.train import loop
+from launcher.train.batch_loader import BatchLoader
 from launcher.train.checkpoint_saver import CheckpointSaver
 from launcher.train.data_loader import Ids, ProbeBatches, RankBatches
 from launcher.train.precision import STORED, LossScale
@@ -147,14 +148,14 @@ class _Rank:
         )  # fmt: skip
         probes, batch = batches.probe_batches(), batches[0]
         with self._allocations.recording():
-            run = self._build(_fake(probes, self._allocations.fake))
+            run = self._build(_fake(probes, self._allocations.fake), batches)
             stages = _Stages(self._allocations, run.engine.module)
             run = dataclasses.replace(run, heartbeat=stages)
             for _ in range(_STEPS):
                 self._step(run, stages, _fake(_first_micro_batches(batch), self._allocations.fake))
         return len(batch.rows[0].keys), int(lengths.max())
 
-    def _build(self, probes: ProbeBatches) -> Run:
+    def _build(self, probes: ProbeBatches, batches: RankBatches) -> Run:
         """Build the rank's run as `launcher.build` does."""
         recipe, facts = self._recipe, self._facts
         model, _ = plugins.model(recipe.model).build(model_requirements.of(recipe, facts), False)
@@ -166,10 +167,10 @@ class _Rank:
         stop, folder = StopMonitor(), RunDir(Path(os.devnull))
         return Run(
             recipe=recipe, folder=folder, process=self._group, task=self._task, engine=engine,
-            randomness=randomness, batches=[], validation=None, schedule=plugins.schedule(recipe.schedule, _STEPS),
+            randomness=randomness, batches=BatchLoader(batches, 0, 0, 0, False), validation=None,
+            schedule=plugins.schedule(recipe.schedule, _STEPS),
             steps=_STEPS, until=_STEPS, data="", progress=Progress(scale=LossScale.of(recipe.train.precision)),
             sinks=[], stop=stop, saver=CheckpointSaver(folder, recipe.checkpoint, self._group, stop, math.inf),
-            order=sample_order.order(recipe, facts),
         )  # fmt: skip
 
     def _step(self, run: Run, stages: _Stages, batch: RankBatch) -> None:

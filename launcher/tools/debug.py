@@ -99,13 +99,10 @@ def _verdict(losses: list[float], console: Console) -> int:
 
 def _show(prepared: run_setup.PreparedRun, run: "Run", shown: int, console: Console) -> None:
     """Print samples in the form that the model gets, then the shapes and types of a micro-batch."""
-    from torch.utils.data import DataLoader
-
     from launcher.prepare import tokenizer
 
     folder = prepared.prepared / "tokenizer"
     words = tokenizer.load(str(folder), "tokenizer") if folder.is_dir() else None
-    assert isinstance(run.batches, DataLoader)
     batches = run.batches.dataset
     samples = Table.grid(padding=(0, 2))
     for number, sample in enumerate(batches.shown(0, shown)):

@@ -1,9 +1,11 @@
 """A rank's batches, read ahead by processes of torch's DataLoader."""
 
 import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from launcher.distributed.signals import SIGNALS, signal_on_parent_death
 from launcher.train.data_loader import RankBatches
@@ -12,13 +14,42 @@ from launcher.train.rank_batch import RankBatch
 T = TypeVar("T")
 
 
-def loader(batches: RankBatches, start: int, stop: int, workers: int, pin: bool) -> DataLoader[RankBatch]:
-    """Return a loader of the batches of steps [start, stop), in order. `workers`: number of processes that compute
-    ahead; `pin`: pin memory."""
+class BatchLoader:
+    """A rank's batches of steps [start, stop), in order.
+
+    `dataset`: computes them. `workers`: number of processes that compute ahead; `pin`: pin memory.
+    """
+
+    def __init__(self, dataset: RankBatches, start: int, stop: int, workers: int, pin: bool):
+        self.dataset, self._steps, self._workers, self._pin = dataset, (start, stop), workers, pin
+
+    def __iter__(self) -> Iterator[RankBatch]:
+        step, stop = self._steps
+        while step < stop:
+            dataset = self.dataset
+            for batch in loader(dataset, range(step, stop), self._workers, self._pin):
+                yield batch
+                step += 1
+                if self.dataset is not dataset:
+                    break  # what was computed ahead has other micro-batches
+
+    def lower(self, max_tokens: int) -> bool:
+        """Limit the tokens of the micro-batches of batches that are not loaded yet. Returns whether this is less than
+        before."""
+        before = self.dataset.max_tokens
+        if before is not None and before <= max_tokens:
+            return False
+        self.dataset = replace(self.dataset, max_tokens=max_tokens)
+        return True
+
+
+def loader(batches: Dataset[T], steps: Sequence[int], workers: int, pin: bool) -> DataLoader[T]:
+    """Return a loader of these items of a dataset, in order. `workers`: number of processes that compute ahead; `pin`:
+    pin memory."""
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=range(start, stop),
+        sampler=steps,
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=pin,

@@ -4,6 +4,7 @@ There is no state, because step t is computed from t alone. So a resume needs no
 compute later steps in any order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,36 +92,58 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
 
     def __getitem__(self, step: int) -> RankBatch:
         chosen = self._choose(step)
-        share = self._share(chosen)
+        return self._load(self._shares(chosen)[self.rank], chosen)
+
+    def largest(self, steps: Sequence[int]) -> RankBatch:
+        """Return a share with one micro-batch: the one that computes most positions of these steps, over all ranks."""
+        sizes = list[tuple[int, int, int, int]]()
+        for step in steps:
+            chosen = self._choose(step)
+            for rank, share in enumerate(self._shares(chosen)):
+                pieces = [(self._positions(rows or [_FIRST], chosen.lengths), n) for n, rows in enumerate(share)]
+                sizes += [(-max(pieces)[0], step, rank, max(pieces)[1])] if pieces else []
+        _, step, rank, number = min(sizes)
+        chosen = self._choose(step)
+        return self._load([self._shares(chosen)[rank][number]], chosen)
+
+    @property
+    def longest_row(self) -> int:
+        """Maximum number of positions of a row with one sample, or of a row that samples share."""
+        return self.task.facts.longest if self.row is None else self.row
+
+    def _load(self, share: list[list[Ids]], chosen: "_ChosenSamples") -> RankBatch:
+        """Return the batch of these rows of each micro-batch."""
         drawn = self._draw(share, chosen)
         keys, lengths = dropout.sample_keys(self.seed, chosen.epochs, chosen.ids), chosen.lengths
         own = lengths[np.array([*drawn], dtype=np.int64)]
         filled = [rows or [_FIRST] for rows in share]
+        positions = tuple(self._positions(rows, lengths) for rows in filled)
         return RankBatch(
             micro_batches=[self._collate(rows, drawn, chosen) for rows in share],
-            rows=[self._sample_rows(rows, keys, lengths, step) for rows in filled],
+            rows=[self._sample_rows(rows, keys, lengths, chosen.step) for rows in filled],
             weight=float(sum(self.task.weight(sample) for sample in drawn.values())),
             digest=_digest(drawn, chosen),
             tokens=int(own.sum()),
             squares=int(np.square(own).sum()),
-            padded=sum(self._positions(rows, lengths) for rows in filled),
+            padded=sum(positions),
+            positions=positions,
         )
 
     def _choose(self, step: int) -> "_ChosenSamples":
         epochs, ids = self.order.step(step, self.global_batch)
         return _ChosenSamples(step, epochs, ids, self.samples.lengths(ids))
 
-    def _share(self, chosen: "_ChosenSamples") -> list[list[Ids]]:
-        """Return the rows of each of this rank's micro-batches, the longest first. A row is an array of the places of
-        its samples. A micro-batch may have no rows."""
+    def _shares(self, chosen: "_ChosenSamples") -> list[list[list[Ids]]]:
+        """Return the rows of each micro-batch of each rank, the longest first. A row is an array of the places of its
+        samples. A micro-batch may have no rows."""
         rows = self._rows(chosen.lengths)
         row_lengths = np.array([chosen.lengths[row].sum() for row in rows], dtype=np.int64)
         if self.row is None and not self.equal_lengths and not self.padding_free:
             row_lengths = _token_batches.padded_lengths(
                 row_lengths, self.task.length_multiple, self.task.facts.longest
             )  # the budget counts padding
-        pieces = split(row_lengths, self.world, self.max_tokens, self.equal_lengths, self.padding_free)[self.rank]
-        return [[rows[row] for row in piece] for piece in pieces]
+        shares = split(row_lengths, self.world, self.max_tokens, self.equal_lengths, self.padding_free)
+        return [[[rows[row] for row in piece] for piece in pieces] for pieces in shares]
 
     def _draw(self, share: list[list[Ids]], chosen: "_ChosenSamples") -> dict[int, Sample]:
         """Return the samples of the share, by place."""

@@ -15,6 +15,7 @@ import torch
 from launcher.config.recipe import Recipe
 from launcher.contract.random import Stream, seed_for
 from launcher.distributed.heartbeat import Stage
+from launcher.train import out_of_memory
 from launcher.train.copy_ahead import HostCopies, on_device
 from launcher.train.padding_masks import padding_is_known
 from launcher.train.precision import autocast
@@ -99,6 +100,23 @@ def accumulate(run: Run, batch: RankBatch, weight: float) -> torch.Tensor:
     """Add up the gradients of (sum of losses) / weight over the micro-batches. Returns the sums of losses of all ranks,
     on the device, fp64, shape (ranks,).
 
+    Micro-batches that do not fit into memory are computed again in smaller ones, where this rank may do so alone.
+    Raises TooLarge where it may not.
+    """
+    while True:
+        try:
+            total = _add_up(run, batch, weight)
+            break
+        except out_of_memory.DoesNotFit as found:
+            limit = found.limit
+        batch = out_of_memory.smaller(run, limit)  # not in the block above, whose error holds the activations
+    run.heartbeat.beat(Stage.REDUCING, run.progress.step + 1)
+    return run.process.all_gather_scalar(total if run.process.leads else torch.zeros_like(total))
+
+
+def _add_up(run: Run, batch: RankBatch, weight: float) -> torch.Tensor:
+    """Compute the gradients of this rank's micro-batches, and return the sum of their losses, a scalar, fp64.
+
     The engine averages gradients over the data-parallel ranks. Therefore each loss is multiplied by (number of these
     ranks) / weight, and by the loss scale, before its backward.
     """
@@ -108,15 +126,15 @@ def accumulate(run: Run, batch: RankBatch, weight: float) -> torch.Tensor:
     micro_batches = on_device(zip(batch.micro_batches, batch.rows, strict=True), process.device)
     for number, (micro, rows) in enumerate(micro_batches, start=1):
         left = len(batch.micro_batches) - number
-        with run.randomness.drawing(rows), run.engine.accumulating(last=left == 0) as model:
+        watched = out_of_memory.watched(run, batch, number - 1, last=left == 0)
+        with watched, run.randomness.drawing(rows), run.engine.accumulating(last=left == 0) as model:
             beat(Stage.FORWARD, step, left)
             with autocast(run.recipe.train.precision, process.device), padding_is_known(micro):
                 loss, _ = run.task.loss(model, micro)
             beat(Stage.BACKWARD, step, left)
             run.engine.backward(loss * scale)
         total += loss.detach()
-    beat(Stage.REDUCING, step)
-    return process.all_gather_scalar(total if process.leads else torch.zeros_like(total))
+    return total
 
 
 def factor(norm: torch.Tensor, largest: float | None, scale: float) -> torch.Tensor:

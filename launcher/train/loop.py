@@ -17,7 +17,7 @@ from launcher.distributed.heartbeat import Stage
 from launcher.distributed.signals import StopReason
 from launcher.sinks import Record
 from launcher.tasks import Outputs
-from launcher.train import checkpoint, early_stopping, evaluation, gradient, spikes
+from launcher.train import checkpoint, early_stopping, evaluation, gradient, out_of_memory, spikes
 from launcher.train.evaluation_stop import EvaluationStopped, until_stop
 from launcher.train.gradient import Gradient
 from launcher.train.rank_batch import RankBatch
@@ -42,7 +42,11 @@ def train(run: Run) -> int:
         batch = next(batches)
         beat(Stage.AGREEING, progress.step + 1)
         wait, stop, saver = time.perf_counter() - begin, run.stop.requested(), run.saver
-        info = sync_step_info(run.process, batch, wait, stop, saver.due(), saver.writing, run.heartbeat.own_seconds)
+        info = sync_step_info(
+            run.process, batch, wait, stop, saver.due(), saver.writing, run.heartbeat.own_seconds,
+            run.batches.dataset.max_tokens, progress.out_of_memory,
+        )  # fmt: skip
+        out_of_memory.agree(run, info)
         run.stop.agree(info.stop)
         if info.stop:
             _finish(run, begun)
@@ -157,6 +161,7 @@ def finish_step(run: Run, begun: BegunStep) -> Record:
     elif begun.gradient is not None:
         gradient.skipped(run, begun.step, begun.gradient.nonfinite)
     more = {"scale": progress.scale.value, "overflows": progress.overflows} if fp16 else {}
+    more |= {"oom": begun.info.out_of_memory, "max_tokens": begun.info.max_tokens} if begun.info.out_of_memory else {}
     more |= {"spike": 1} if spike else {}
     more |= {"left_out": 1} if begun.gradient is None else {}
     return {

@@ -14,7 +14,7 @@ class RankBatch:
 
     `rows`: the samples in the rows of each micro-batch. `weight`, `digest`, `tokens`: those of the share; their sums
     over the ranks are those of the global batch, as for `squares`, the sum of the squared lengths of samples. `padded`:
-    the number of positions that the model computes, with padding.
+    the number of positions that the model computes, with padding; `positions`: those of each micro-batch.
     """
 
     micro_batches: list[Batch]
@@ -24,6 +24,7 @@ class RankBatch:
     tokens: int
     padded: int
     squares: int = 0
+    positions: tuple[int, ...] = ()
 
     def pin_memory(self) -> "RankBatch":
         """Return the share in pinned memory, from which an accelerator copies while the host goes on. torch's

@@ -9,6 +9,7 @@ from launcher.distributed.heartbeat import Heartbeat, Stage
 from launcher.distributed.process_group import ProcessGroup
 from launcher.plan import layout
 from launcher.prepare.run_setup import PreparedRun
+from launcher.train.out_of_memory import TooLarge
 
 _FIXED = (Stage.STARTING, Stage.UPDATING, Stage.SAVING)
 """Stages in which most memory holds weights and optimiser state, and so does not depend on the micro-batch."""
@@ -28,7 +29,13 @@ def explained(run: PreparedRun, process: ProcessGroup, heartbeat: Heartbeat) -> 
         better: RuntimeError | None = device_errors.of_device(message, device, host)
         if isinstance(error, MemoryError) or device_errors.is_out_of_memory(message):
             stage = heartbeat.position.stage
-            advice = _advice(run.recipe, process.world, run.facts.longest, stage)
+            recipe = run.recipe
+            if isinstance(error, TooLarge):
+                train = recipe.train.model_copy(update={"max_tokens": error.tokens})
+                recipe = recipe.model_copy(update={"train": train})
+            advice = _advice(recipe, process.world, run.facts.longest, stage)
+            if isinstance(error, TooLarge) and error.next_limit is not None:
+                advice = f"the next start computes at most {error.next_limit} tokens at a time"
             better = device_errors.out_of_memory(message, device, host, stage.description, advice)
         if better is None:
             raise

@@ -126,7 +126,7 @@ def stay_message(count: int, step: int, abort_after: int) -> str:
 
 def _warning(run: Run, result: Result, usual: Limits) -> str:
     step, loss, norm = result
-    _, ids = run.order.step(step - 1, run.recipe.train.global_batch)
+    _, ids = run.batches.dataset.order.step(step - 1, run.recipe.train.global_batch)
     some = ", ".join(map(str, ids[:_SHOWN].tolist()))
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     done = {"tell": "", "skip": "; nothing was updated", "roll_back": "; training goes back"}[run.recipe.train.on_spike]

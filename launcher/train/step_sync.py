@@ -21,6 +21,8 @@ _RANK_INFO = np.dtype(
         ("due", "i8"),
         ("writing", "i8"),
         ("own", "f8"),
+        ("max_tokens", "i8"),
+        ("out_of_memory", "i8"),
     ]
 )
 
@@ -30,10 +32,11 @@ class StepInfo:
     """A global batch over all ranks.
 
     `padded`: the number of positions computed, with padding. `squares`: the sum of the squared lengths of samples.
-    `wait`: seconds that the slowest rank waited for its
-    share. `stop`: the strongest reason to stop of any rank. `due`: whether a checkpoint is due on any rank. `writing`:
-    whether any rank is still writing a checkpoint. `own`: of each rank, the seconds since its start in its own data and
-    forward passes.
+    `wait`: seconds that the slowest rank waited for its share. `stop`: the strongest reason to stop of any rank. `due`:
+    whether a checkpoint is due on any rank. `writing`: whether any rank is still writing a checkpoint. `own`: of each
+    rank, the seconds since its start in its own data and forward passes. `max_tokens`: the lowest limit of a
+    micro-batch of any rank; 0: there is none. `out_of_memory`: number of micro-batches that did not fit since the
+    start, over all ranks.
     """
 
     weight: float
@@ -46,6 +49,8 @@ class StepInfo:
     due: bool
     writing: bool = False
     own: tuple[float, ...] = ()
+    max_tokens: int = 0
+    out_of_memory: int = 0
 
 
 def sync_step_info(
@@ -56,12 +61,15 @@ def sync_step_info(
     due: bool = False,
     writing: bool = False,
     own: float = 0.0,
+    max_tokens: int | None = None,
+    out_of_memory: int = 0,
 ) -> StepInfo:
     """Gather the ranks' shares of a global batch in one exchange. All ranks call it. `wait`: seconds that this rank
-    waited for its share. `stop`, `due`, `writing`, `own`: as in StepInfo, of this rank."""
+    waited for its share. The other arguments: as in StepInfo, of this rank."""
     counts = (batch.weight, batch.digest, batch.tokens, batch.padded, batch.squares)
     counts = counts if process.leads else (0.0, 0, 0, 0, 0)
-    ranks = process.all_gather(np.array((*counts, wait, stop, due, writing, own), dtype=_RANK_INFO))
+    own_info = (*counts, wait, stop, due, writing, own, max_tokens or 0, out_of_memory)
+    ranks = process.all_gather(np.array(own_info, dtype=_RANK_INFO))
     return StepInfo(
         weight=float(ranks["weight"].sum()),
         digest=digest.total(ranks["digest"].tolist()),
@@ -73,4 +81,6 @@ def sync_step_info(
         due=bool(ranks["due"].any()),
         writing=bool(ranks["writing"].any()),
         own=tuple(ranks["own"].tolist()),
+        max_tokens=int(min(filter(None, ranks["max_tokens"].tolist()), default=0)),
+        out_of_memory=int(ranks["out_of_memory"].sum()),
     )

@@ -11,12 +11,11 @@ from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.run_ledger import RankLedger
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
+from launcher.train.batch_loader import BatchLoader
 from launcher.train.checkpoint_saver import CheckpointSaver
-from launcher.train.data_loader import Order
 from launcher.train.evaluation import Part
 from launcher.train.memory_copy import MemoryCopies
 from launcher.train.precision import LossScale
-from launcher.train.rank_batch import RankBatch
 from launcher.train.sample_randomness import ModelRandomness
 from launcher.train.step_metrics import StepMeter
 from launcher.train.stragglers import Stragglers
@@ -49,7 +48,7 @@ class Progress:
     steps that were repeated with a smaller loss scale. `spikes`: number of steps whose loss or gradient norm was far
     above its usual range; `recent`: the steps that this range is computed from. `left_out`: the steps without an update
     after training went back, in ascending order, of the whole run. `evaluation_due`: a stop has ended the evaluation of
-    this step.
+    this step. `out_of_memory`: number of times that a micro-batch of this rank did not fit, since the start.
     """
 
     step: int = 0
@@ -68,6 +67,7 @@ class Progress:
     spikes_in_a_row: int = 0
     recent: list[Result] = field(default_factory=list)
     left_out: list[int] = field(default_factory=list)
+    out_of_memory: int = 0
     scale: LossScale = field(default_factory=LossScale)
 
     def state(self) -> JsonObject:
@@ -91,9 +91,8 @@ class Run:
 
     `batches` yields this rank's share of the global batches from `progress.step` to step `until`. This is the last of
     all `steps`, or the step at which frozen parameters begin to train. `data`: the digest of the prepared data.
-    `order`: selects the samples of a step. `meter`, `ledger`: of rank 0; None: speed and device are not measured,
-    seconds are not recorded. `copies`: copies in memory; None: none are made. `stragglers`: of rank 0; None: ranks are
-    not compared.
+    `meter`, `ledger`: of rank 0; None: speed and device are not measured, seconds are not recorded. `copies`: copies in
+    memory; None: none are made. `stragglers`: of rank 0; None: ranks are not compared.
     """
 
     recipe: Recipe
@@ -102,7 +101,7 @@ class Run:
     task: "Task"
     engine: "Engine"
     randomness: ModelRandomness
-    batches: Iterable[RankBatch]
+    batches: BatchLoader
     validation: Iterable[Part] | None
     schedule: "Schedule[ScheduleConfig]"
     steps: int
@@ -112,7 +111,6 @@ class Run:
     sinks: "Sequence[Sink[Plugin]]"
     stop: StopMonitor
     saver: CheckpointSaver
-    order: Order
     meter: StepMeter | None = None
     copies: MemoryCopies | None = None
     heartbeat: Heartbeat = field(default_factory=Heartbeat)

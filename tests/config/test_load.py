@@ -456,7 +456,7 @@ def test_a_mistake_points_at_the_file_it_was_written_in():
         "sub/base.yaml:2: seed: should be a valid integer",
         "sub/base.yaml:10: train.globl: unknown key "
         "(there are: abort_after, activation_checkpointing, compile, deterministic, epochs, global_batch, loss_scale, "
-        "max_tokens, padding_free, precision, steps, strict_contract, workers)",
+        "max_tokens, on_spike, padding_free, precision, spike, steps, strict_contract, workers)",
         "recipe.yaml:4: train.stps: unknown key (did you mean steps?)",
         "sub/base.yaml:10: train.global_batch: field required",
         "'optimizer.lr=x': optimizer.lr: should be a valid number",
