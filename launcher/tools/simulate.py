@@ -110,7 +110,7 @@ def parse_duration(text: str) -> float:
 
 def simulate(recipe: Loaded[Recipe], profile: Cluster, asked: Question, as_json: bool, console: Console) -> None:
     """Simulate runs of a recipe, and print what they reach. Raises UserError."""
-    plan = run_setup.dry_run(recipe, profile, None)
+    plan = run_setup.hypothetical(recipe, profile)
     if not plan.steps:
         raise UserError(f"{recipe.file}: its number of steps is not known yet (launcher prepare {recipe.file})")
     answer = solve(plan, plan.steps, recipe.value, asked)
