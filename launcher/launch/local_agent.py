@@ -43,6 +43,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
     """The failure for which the ranks have just been ended."""
     _failed_step = 0
     _failed_at: float | None = None
+    _remaining_restarts: int
     _watchdog: Watchdog
     _limit_before: str
 
@@ -96,7 +97,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         self._failed_step = next((position.step for position in positions if position.rank == first.rank), 0)
         if self._limit() != self._limit_before:  # smaller micro-batches may fit: this restart is extra
             self._worker_group.spec.max_restarts += 1
-            self._remaining_restarts = int(self._remaining_restarts) + 1
+            self._remaining_restarts += 1
             self.failed = first
         else:
             self.failed = self._recurrence.judge(first, self._failed_step, self.restarts.stepped)

@@ -79,11 +79,12 @@ def failures(between: float, seconds: float | None, checkpoint_bytes: int) -> st
 
     `between`: hours between its failures; `seconds`: minimum duration of the run; None: not known.
     """
-    count = "" if seconds is None else f", at least {seconds / between / 3600:.1f} times in this run"
+    count = (seconds or 0.0) / between / 3600
+    often = f", at least {count:.1f} times in this run" if count >= 0.1 else ""
     cost = save_seconds(checkpoint_bytes)
     best = duration(interval.optimal(cost, between * 3600))
     advice = f"best is a checkpoint every {best}, if one takes {duration(cost)}"
-    return f"a node is lost every {duration(between * 3600)}{count}; {advice}"
+    return f"a node is lost every {duration(between * 3600)}{often}; {advice}"
 
 
 def checkpoint_interval(recipe: Recipe, cluster: Cluster) -> str:

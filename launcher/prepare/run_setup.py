@@ -87,6 +87,17 @@ def dry_run(loaded: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> plan
         raise loaded.located(error) from None
 
 
+def hypothetical(loaded: Loaded[Recipe], cluster: Cluster) -> plan.Plan:
+    """Return the plan of a run that will not be started, so that its folder may hold the run of another recipe. Raises
+    UserError."""
+    request = _Request(loaded, cluster, None, _folder(loaded.value), trains=False)
+    try:
+        with _readable([]):
+            return _plan(request, request.pinned(strict=False), [])[1]
+    except UserError as error:
+        raise loaded.located(error) from None
+
+
 def pinned(loaded: Loaded[Recipe]) -> Recipe:
     """Return the recipe as a plan resolves it: with pinned commits of the hub and steps of other runs."""
     return _pin(loaded.value, _folder(loaded.value), strict=False)

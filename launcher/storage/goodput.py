@@ -34,8 +34,9 @@ class RunSeconds:
 
 
 def hangs(events: Iterable[Event]) -> list[Hang]:
-    """Return the hangs among the events of a job log."""
-    found = [Hang(_number(event, "time"), _number(event, "seconds")) for event in events if event["event"] == "hang"]
+    """Return the hangs among the events of a job log, without those that were only reported."""
+    ended = [event for event in events if event["event"] == "hang" and event.get("action") != "report"]
+    found = [Hang(_number(event, "time"), _number(event, "seconds")) for event in ended]
     return [hang for hang in found if hang.seconds > 0]
 
 
@@ -157,7 +158,7 @@ class _Account:
         `until`: time of the next process's beginning; None: there is none."""
         due = [hang for hang in self.hangs if until is None or hang.time <= until]
         self.hangs = self.hangs[len(due) :]
-        left = sum(hang.seconds for hang in due)
+        left = max((hang.seconds for hang in due), default=0.0)  # each node may record the same hang
         for stretch in reversed(self.stretches):
             if left <= 0 or not (stretch is gap or stretch.first == stretch.last is not None):
                 return

@@ -8,11 +8,13 @@ times of lines count.
 
 import json
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from launcher.config import strict_json
 from launcher.config.atomic_files import append_line
-from launcher.config.strict_json import Count, Seconds, Stored, Time, Word, Wrong
+from launcher.config.strict_json import Count, Stored, Time, Word, Wrong
 from launcher.storage.run_dir import RunDir
 
 Purpose = Literal[
@@ -46,7 +48,7 @@ class LedgerLine(Stored):
     time: Time
     step: Count | None = None
     saves: Count = 0
-    seconds: dict[Purpose, Seconds]
+    seconds: dict[Purpose, Annotated[float, Field(ge=0, lt=1e10)]]
 
     @property
     def age(self) -> float:

@@ -110,7 +110,7 @@ def parse_duration(text: str) -> float:
 
 def simulate(recipe: Loaded[Recipe], profile: Cluster, asked: Question, as_json: bool, console: Console) -> None:
     """Simulate runs of a recipe, and print what they reach. Raises UserError."""
-    plan = run_setup.dry_run(recipe, profile, None)
+    plan = run_setup.hypothetical(recipe, profile)
     if not plan.steps:
         raise UserError(f"{recipe.file}: its number of steps is not known yet (launcher prepare {recipe.file})")
     answer = solve(plan, plan.steps, recipe.value, asked)
@@ -126,7 +126,7 @@ def solve(plan: Plan, steps: int, recipe: Recipe, asked: Question) -> Answer:
     costs = Costs(**{name: cost.seconds for name, cost in known.items()})
     between = checkpoint_interval.of_job(asked.of_node / 3600, asked.nodes)
     best = min(steps, failure_simulation.optimal_every(costs, between))
-    every = asked.every if asked.every is not None else _of_recipe(recipe, steps, best)
+    every = asked.every if asked.every is not None else _of_recipe(recipe, steps, best, costs)
     if isinstance(every, float):
         every = round(every / (costs.step * (1 + costs.evaluate)))
     jobs = [SimulatedJob(steps, min(steps, max(1, one)), between, asked.spares) for one in (every, best)]
@@ -134,12 +134,14 @@ def solve(plan: Plan, steps: int, recipe: Recipe, asked: Question) -> Answer:
     return Answer(jobs[0], known, runs, best, at_best)
 
 
-def _of_recipe(recipe: Recipe, steps: int, best: int) -> int | float:
+def _of_recipe(recipe: Recipe, steps: int, best: int, costs: Costs) -> int | float:
     """Return the recipe's interval between checkpoints, in steps or seconds. Without one, only the end is saved."""
     every = recipe.checkpoint.every
-    if isinstance(every, str):
-        return best if every == "auto" else parse_duration(every)
-    return every or steps
+    if every == "auto":
+        return best
+    if every == "continuous":  # the next save begins when the last one is complete
+        return costs.save + costs.durable
+    return parse_duration(every) if isinstance(every, str) else every or steps
 
 
 def _as_json(answer: Answer) -> dict[str, object]:

@@ -89,6 +89,17 @@ def test_a_hang_is_taken_from_the_step_that_hung_and_from_the_time_after_it():
     }  # fmt: skip
 
 
+def test_hangs_are_read_from_the_job_log_unless_they_were_only_reported():
+    event = {"event": "hang", "job": "12", "time": NOW, "rank": 3, "seconds": 60.5, "action": "restart"}
+    others = [{**event, "action": "report"}, {**event, "event": "started"}, {**event, "seconds": "x"}]
+    assert goodput.hangs([event, *others]) == [Hang(NOW, 60.5)]
+
+
+def test_a_hang_that_two_nodes_record_counts_once():
+    lines = [line("a", NOW, 4), line("a", NOW + 20, 4, communicate=20), line("b", NOW + 20, 4)]
+    assert account(*lines, hangs=[Hang(NOW + 19, 10), Hang(NOW + 20, 10)]) == {"hang": 10, "lost": 10}
+
+
 def test_lines_of_a_process_that_another_has_followed_do_not_count():
     first, followed = [line("a", NOW, 0), line("a", NOW + 3, 3, compute=3)], line("a", NOW + 8, 8, compute=8)
     lines = [*first, line("b", NOW + 3, 3), followed]

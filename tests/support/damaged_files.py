@@ -21,9 +21,9 @@ from launcher.config.paths import COMPLETE
 from launcher.config.recipe import Recipe
 from launcher.plan import facts, plan
 from launcher.prepare import bundle
-from launcher.storage import job_log, lease_file
+from launcher.storage import goodput, job_log, lease_file, ledger
 from launcher.storage.run_dir import RunDir
-from launcher.tools import compare, model_card, run_events, run_status, seeds, status
+from launcher.tools import compare, failure_costs, model_card, run_events, run_status, run_time, seeds, status
 
 RUN = RunDir(Path("runs/run"))
 BUNDLE = Path("bundle")
@@ -89,6 +89,22 @@ def newest_file(name: str) -> Path:
     return RUN.whole()[-1].path / name
 
 
+def counted() -> None:
+    for saved in (None, 0, 10):
+        found = goodput.account(ledger.read(RUN), saved=saved)
+        if found is not None:
+            assert 0 <= found.goodput <= 1
+            assert min(found.parts.values()) >= 0
+
+
+def seconds_shown() -> None:
+    (one,) = run_status.read_statuses([RUN], run_events.JobSchedulers())
+    out = io.StringIO()
+    run_time.print_seconds(RUN, one, Console(file=out, width=100))
+    json.dumps(run_time.as_json(RUN, one), allow_nan=False).encode()
+    out.getvalue().encode()
+
+
 Read = Callable[[], object]
 READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
     "metrics": (
@@ -106,6 +122,7 @@ READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
         lambda: RUN.job_log,
         [lambda: job_log.story(job_log.read(RUN)), lambda: run_events.newest_job(RUN), listed],
     ),
+    "ledger": (lambda: RUN.ledger, [counted, lambda: failure_costs.measure(ledger.read(RUN)), seconds_shown]),
     "plan": (lambda: RUN.plan, [lambda: strict_json.read(RUN.plan, plan.Plan, "x").equation, listed]),
     "facts": (lambda: RUN.facts, [lambda: facts.read(RUN.path), lambda: facts.of_run(RUN.path), compared]),
     "state": (

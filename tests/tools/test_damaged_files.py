@@ -15,7 +15,7 @@ from launcher.prepare import bundle
 from launcher.storage import job_log, lease
 from launcher.storage.run_dir import RunDir
 
-READERS = ["metrics", "jobs", "plan", "facts", "state", "complete", "bundle", "environment", "lease"]
+READERS = ["metrics", "jobs", "ledger", "plan", "facts", "state", "complete", "bundle", "environment", "lease"]
 CASES = [pytest.param(100, id="100"), pytest.param(2000, id="2000", marks=pytest.mark.soak)]
 
 

@@ -8,6 +8,7 @@ import support
 from typer.testing import CliRunner
 
 from launcher import cli
+from launcher.config import load
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.plan import failure_simulation
@@ -44,6 +45,8 @@ def test_goodput_interval_and_the_source_of_every_cost_are_printed():
 def test_costs_of_earlier_runs_are_measured():
     folder = RunDir(Path("runs/tiny"))
     folder.path.mkdir(parents=True)
+    load.dump(load.recipe("recipe.yaml").value, folder.recipe)  # of 6 steps, so that it would refuse to go on
+    folder.metrics.touch()
     for step, seconds in ((0, 0.0), (100, 40.0)):
         known = {"start": 7.0, "compute": seconds}
         ledger.append(folder, LedgerLine(process="a", writer="rank", time=50 + seconds, step=step, seconds=known))
