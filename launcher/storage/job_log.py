@@ -96,7 +96,7 @@ def append(folder: RunDir, event: Mapping[str, object]) -> None:
     Raises OSError if the line cannot be written completely.
     """
     line = (json.dumps({**event, "time": event.get("time", time.time())}) + "\n").encode()
-    handle = os.open(folder.job_log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(folder.job_log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":  # the last writer was killed while it wrote
