@@ -18,7 +18,9 @@ from support import warm_start
 from launcher.config import code_origin, kinds, load, trust
 from launcher.config.errors import UserError
 from launcher.models import pretrained
+from launcher.plan import notes
 from launcher.plan.model_requirements import ModelRequirements
+from launcher.storage.checkpoint_format import checksum
 
 pytestmark = pytest.mark.cold_start
 MARK = "open({file!r}, 'w').write('x')\n"
@@ -438,3 +440,40 @@ def test_the_script_of_a_data_set_is_refused(here):
     data = {"train": {"kind": "hub", "name": "./data"}, "max_length": 32}
     done = yes("prepare", support.write(support.mlm(data=data)), code=2)
     assert "data.train: data: Dataset scripts are no longer supported, but found data.py\n" in done.stderr and not ran()
+
+
+@pytest.mark.cold_start(False)
+def test_a_checkpoint_with_a_pickle_in_place_of_its_tensors_runs_nothing(here):
+    """Also where its checksums are those of the pickle."""
+    support.launcher("run", support.write(support.small(train__steps=2)), "--ranks", 1)
+    (saved,) = Path("runs/tiny/checkpoints").iterdir()
+    (file,) = saved.glob("*.safetensors")
+    file.write_bytes(pickle.dumps(Evil()))
+    (saved / ".metadata").write_bytes(pickle.dumps(Evil()))
+    mark = json.loads((saved / "COMPLETE").read_text())
+    mark["files"][file.name] = [file.stat().st_size, checksum(file)]
+    (saved / "COMPLETE").write_text(json.dumps(mark))
+    Path("rows.jsonl").write_text('{"features": [1, 2, 3]}\n')
+    done = support.launcher("predict", "runs/tiny", "--data", "rows.jsonl", code=2)
+    assert f"{saved}: damaged: its tensors cannot be listed: " in done.stderr and done.stderr.count("\n") == 1
+    done = support.launcher("run", "recipe.yaml", "train.steps=2", "--ranks", 1, code=None)
+    assert "Traceback" not in done.stderr and not ran()
+
+
+@pytest.mark.cold_start(False)
+def test_inputs_of_predictions_run_nothing(here):
+    support.launcher("run", support.write(support.small(train__steps=2)), "--ranks", 1)
+    for name in ("rows.csv", "rows.jsonl", "rows.parquet", "rows.arrow"):
+        Path(name).write_bytes(pickle.dumps(Evil()))
+        done = support.launcher("predict", "runs/tiny", "--data", name, code=2)
+        assert "Traceback" not in done.stderr and not ran()
+
+
+def test_the_plan_names_the_code_that_the_recipe_names(here):
+    code("own/task.py")
+    support.plugin("sums", "import torch\n\ndef make(**options):\n    return torch.nn.Linear(3, 1)\n")
+    model = {"kind": "factory", "factory": "own.sums:make"}
+    loaded = load.recipe(support.write(support.small(task={"kind": "own.task"}, model=model)))
+    note = "code that the recipe names runs as you, on every node: own.sums:make, own.task"
+    assert note in notes._named_code(loaded.value)
+    assert notes._named_code(load.recipe(support.write(support.small())).value) == []

@@ -42,7 +42,7 @@ def append_line(file: Path, line: str) -> None:
     """Append a line to a file that several processes may append to. If the last line there was cut, as of a writer that
     was killed, the new line still begins on its own. Raises OSError if the line cannot be written completely."""
     data = f"{line}\n".encode()
-    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":

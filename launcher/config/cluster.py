@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -18,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from launcher.config import env_vars, kinds
+from launcher.config import env_vars, kinds, secret_values
 from launcher.config.atomic_files import expanded
 from launcher.config.base_model import Strict, error_details, hint, matching
 from launcher.config.training import seconds
@@ -76,7 +77,7 @@ def _expand_variables(value: str, info: ValidationInfo) -> str:
             return "$"
         name = found[2] or found[3]
         if env_vars.is_secret(name):
-            what = f"${name} would stand in files of the run (have slurm.setup read it from a file of your own)"
+            what = f"${name} would stand in files of the run (name it in env_from)"
             raise PydanticCustomError("variable", "{what}", {"what": what})
         if name not in os.environ:
             advice = "variables are filled in from this shell; what a node sets belongs into slurm.setup"
@@ -160,7 +161,11 @@ class Cluster(Strict):
     interface: Line = "auto"
     """Network interface for gloo and NCCL, or `auto`."""
     env: dict[Variable, Filled | Literal[""]] = {}
-    """Environment variables of the ranks."""
+    """Environment variables of the ranks. They are written into the run folder, so that values which look like secrets
+    are refused."""
+    env_from: list[Variable] = []
+    """Names of variables, such as WANDB_API_KEY, whose values the ranks get from the environment of the command that
+    starts or submits the run. The values are written nowhere."""
     max_restarts: int = Field(0, ge=0)
     """Maximum number of restarts of a start after a failed rank. A failure that returns at the same step ends the run
     earlier."""
@@ -238,6 +243,8 @@ class Cluster(Strict):
         except kinds.KindError as error:
             unknown = PydanticCustomError("kind", "{what}", {"what": str(error)})
             errors.append(InitErrorDetails(type=unknown, loc=("kind",), input=kind))
+        if cluster is not None:
+            errors += cluster._env_problems(stored=bool((info.context or {}).get(STORED)))
         if errors or cluster is None or scheduler is None:
             raise ValidationError.from_exception_data(cls.__name__, errors)
         cluster._scheduler = scheduler
@@ -245,6 +252,22 @@ class Cluster(Strict):
         if what := cluster._conflict(others):
             raise PydanticCustomError("cluster", "{what}", {"what": what})
         return cluster
+
+    def _env_problems(self, stored: bool) -> list[InitErrorDetails]:
+        """Return mistakes in the variables. `stored`: the profile is read from a run folder, where an earlier version
+        of the launcher may have written secrets."""
+        found = (
+            {} if stored else {n: secret_values.ADVICE for n, v in self.env.items() if secret_values.is_secret(n, v)}
+        )
+        found |= {name: "is in env_from too (take it out of one)" for name in self.env if name in self.env_from}
+        return [
+            InitErrorDetails(type=PydanticCustomError("env", "{what}", {"what": what}), loc=("env", name), input=None)
+            for name, what in found.items()
+        ]
+
+    def passed_on(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables of `env_from` that are set in an environment."""
+        return {name: environment[name] for name in self.env_from if name in environment}
 
     def _conflict(self, others: list[str]) -> str | None:
         """Return a message about keys that contradict each other, or None. `others`: sections of other kinds."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launcher.config import yaml_tree
+from launcher.config import secret_values, yaml_tree
 from launcher.config.errors import UserError, shown
 from launcher.config.types import JsonObject
 from launcher.config.yaml_tree import NODES, Node, NotYaml, YamlMistake
@@ -89,8 +89,13 @@ def of_override(text: str) -> Document:
 
 
 def origin_of(override: str) -> str:
-    """Return what a message about an override begins with: the line of the file that has it, or its text."""
-    return override.origin if isinstance(override, Override) else shown(repr(override))
+    """Return what a message about an override begins with: the line of the file that has it, or its text. A value that
+    may be a secret is left out."""
+    if isinstance(override, Override):
+        return override.origin
+    if override.lstrip().startswith("cluster.env") or secret_values.is_known_key(override):
+        override = f"{override.partition('=')[0]}=..."
+    return shown(repr(override))
 
 
 def merge(below: Document, above: Document, parts: bool = False) -> Document:

@@ -4,7 +4,7 @@ mistake is reported with its line."""
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from launcher.config import code_origin, env_vars, messages, trust
+from launcher.config import code_origin, env_vars, messages, secret_values, trust
 from launcher.config import document as documents
 from launcher.config.atomic_files import is_file, write
 from launcher.config.base_model import Strict, hint
@@ -181,7 +181,20 @@ def _checked(kind: type[T], document: Document, overrides: Sequence[str], stored
     """Validate a document and check the names of code in it. `stored`: its file that somebody else may have written, if
     any."""
     with trust.loading(stored, _dotted_paths(overrides)):
-        return replace(_typed(kind, document, overrides), stored=stored)
+        loaded = replace(_typed(kind, document, overrides), stored=stored)
+    if stored is None and (paths := list(_secrets(loaded.document.value))):
+        texts = [(loaded.document.origin(path), ".".join(map(str, path))) for path in paths]
+        raise UserError([f"{origin}: {shown(key)}: {secret_values.ADVICE}" for origin, key in texts])
+    return loaded
+
+
+def _secrets(value: Value, path: Key = ()) -> Iterator[Key]:
+    """Yield the paths of texts that hold a known kind of secret, which would be copied to the run folder."""
+    if isinstance(value, str) and secret_values.is_known_key(value):
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _secrets(item, (*path, key))
 
 
 def _artefact(document: Document) -> Path | None:

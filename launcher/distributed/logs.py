@@ -128,7 +128,7 @@ def _open_log(folder: Path, rank: int) -> int:
     env_vars.set_default(env_vars.COLLECTIVES_DUMP, str(folder.absolute() / paths.COLLECTIVES), os.environ)
     try:
         folder.joinpath(paths.LOGS).mkdir(parents=True, exist_ok=True)
-        return os.open(folder / paths.LOGS / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        return os.open(folder / paths.LOGS / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -6,6 +6,7 @@ first node concludes from how all of them ended. A signal makes all ranks of all
 """
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
             RendezvousSpec(Path(own)).stop_file, second_forces=options.lifeline
         ),
     ):
+        if options.environment:
+            os.environ.update(_sent_variables(sys.stdin.readline()))
         if options.lifeline:
             threading.Thread(target=_follow_lifeline, name="lifeline", daemon=True).start()
         try:
@@ -137,6 +140,8 @@ def _join_and_train(start: Start, own: Path, batch: bool) -> int:
     run = run_setup.load(start.run.path)
     launch = replace(launch_spec.train(run.plan, run.cluster), folder=start.run.path)
     os.environ.update(launch.env)
+    if missing := [name for name in run.cluster.env_from if name not in os.environ]:
+        _log.warning("%s: env_from: %s not passed on by the scheduler", start.node.name, " and ".join(missing))
     os.environ.update({env_vars.JOB: start.job, env_vars.START: str(start.number)})
     elastic_agent.warm_up(launch_spec.imports(run.recipe))
     logs.set_up_node(start.run.logs, start.node.name)
@@ -247,6 +252,11 @@ def _newest_step(run: RunDir) -> int:
     return complete[-1].step if complete else 0
 
 
+def _sent_variables(line: str) -> dict[str, str]:
+    """Return the variables in the first line of standard input, a JSON object; empty: the input has ended."""
+    return {str(name): str(value) for name, value in json.loads(line or "{}").items()}
+
+
 def _follow_lifeline() -> None:
     """Handle requests on standard input, sent by the process that started this agent. When the input ends, that process
     is gone, and this one gets SIGHUP."""
@@ -265,6 +275,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hosts", default="", help="all hosts, separated by commas (default: those of the Slurm step)")
     parser.add_argument("--batch", action="store_true", help="let the batch script print the last message")
     parser.add_argument("--lifeline", action="store_true", help="leave when standard input ends")
+    what = "set the variables in the first line of standard input, a JSON object"
+    parser.add_argument("--environment", action="store_true", help=what)
     return parser.parse_args(arguments)
 
 

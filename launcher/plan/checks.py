@@ -1,5 +1,6 @@
 """Find contradictions between keys, and between the recipe and the devices or the disk, before anything starts."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import psutil
 from launcher.config import env_vars, plugins
 from launcher.config.atomic_files import expanded, free_bytes, is_dir
 from launcher.config.base_model import hint
+from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human
 from launcher.config.recipe import Fraction, Recipe
@@ -35,6 +37,7 @@ def check(
     problems = [
         *wrong, *world.problems(), *_precision(recipe, world), *_batch(recipe, world), *_evaluation(recipe, known),
         *_text(recipe), *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
+        *_passed_on(world.cluster),
         *attention_kernels.problems(recipe, world, trains=folder is not None),
         *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
     ]  # fmt: skip
@@ -53,6 +56,13 @@ def check(
     if problems or shape is None:
         raise UserError(problems)
     return shape
+
+
+def _passed_on(cluster: Cluster) -> Found:
+    """Return a mistake for each variable of `env_from` that is not set."""
+    missing = [name for name in cluster.env_from if name not in os.environ]
+    advice = "export it before this command, or take it out"
+    return [f"--cluster {cluster.reference}: env_from: {name} is not set here ({advice})" for name in missing]
 
 
 def _resumed_files(recipe: Recipe, folder: RunDir, mistaken: bool) -> Found:

@@ -1,5 +1,8 @@
 """Remarks of a plan that are no mistakes."""
 
+import re
+from collections.abc import Iterator
+
 from launcher.config import plugins
 from launcher.config.atomic_files import allocated_bytes, free_bytes
 from launcher.config.format import human
@@ -11,6 +14,8 @@ from launcher.plan.model_spec import Architecture
 from launcher.plan.padding_probe import Padding
 from launcher.storage.run_dir import RunDir
 
+_NAMES_OF_CODE = {"kind", "factory", "reward"}
+"""Keys of a recipe whose value may be a dotted path."""
 _MOST_EPOCHS = 1000
 """Maximum number of epochs without a remark."""
 
@@ -20,11 +25,27 @@ def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None,
     of_data = [] if known is None else [*_epochs(recipe, known, steps), *cut_notes(known), *known.notes]
     return [
         *_remote_code(recipe),
+        *_named_code(recipe),
         *_disk(recipe, shape, folder),
         *_model(recipe, shape),
         *(plugins.schedule(recipe.schedule, steps).notes(recipe.optimizer.lr) if steps else []),
         *of_data,
     ]
+
+
+def _named_code(recipe: Recipe) -> list[str]:
+    """Return a remark with the plug-ins and functions that the recipe names by dotted path, if there are any."""
+    names = sorted(set(_dotted_paths(recipe.model_dump(mode="json"))))
+    return [f"code that the recipe names runs as you, on every node: {', '.join(names)}"] if names else []
+
+
+def _dotted_paths(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key in _NAMES_OF_CODE & value.keys():
+            if isinstance(value[key], str) and re.search("[.:]", value[key]):
+                yield value[key]
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _dotted_paths(item)
 
 
 def _disk(recipe: Recipe, shape: Architecture, folder: RunDir) -> list[str]:

@@ -15,7 +15,7 @@ of a queued job in RUN/logs/job-ID.log.
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
@@ -64,8 +64,7 @@ class JobRequest:
         """Return the environment variables of the job's nodes.
 
         `job`: name of a job that its scheduler starts only once. Without it, the job itself sets LAUNCHER_JOB, and sets
-        LAUNCHER_START to a number that increases with each start. Variables of the profile may contain secrets
-        (`launcher.config.env_vars.is_secret`), which a caller may leave out.
+        LAUNCHER_START to a number that increases with each start. Secrets are not among them (see `secrets`).
         """
         from launcher.launch import launch_spec
 
@@ -76,6 +75,11 @@ class JobRequest:
             **launch_spec.environment(self.cluster),
             **({env_vars.JOB: job, env_vars.START: "0"} if job else {}),
         }
+
+    def secrets(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables that the nodes get from this environment (`env_from` of the profile). They belong
+        neither in a file nor on a command line, which every user of a machine can read."""
+        return self.cluster.passed_on(environment)
 
 
 @dataclass(frozen=True)

@@ -31,14 +31,19 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
 
 @dataclass(frozen=True)
 class BatchScript(RenderedJob):
-    """A script for sbatch. `test_argv`: command that asks Slurm about the text on standard input."""
+    """A script for sbatch. `passed_on`: names of variables that the job gets from the environment of sbatch.
+    `test_argv`: command that asks Slurm about the text on standard input."""
+
+    passed_on: tuple[str, ...] = ()
 
     test_argv = ("sbatch", "--test-only")
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The command that queues the file."""
-        return ("sbatch", "--parsable", str(self.file))
+        """The command that queues the file. Slurm stores the job's environment, also for its requeues. An option has
+        precedence over SBATCH_EXPORT, which could hold NONE."""
+        export = (f"--export={','.join(('ALL', *self.passed_on))}",) if self.passed_on else ()
+        return ("sbatch", "--parsable", *export, str(self.file))
 
 
 def quote(value: str) -> str:
@@ -81,6 +86,7 @@ def render(request: JobRequest, config: "Config") -> BatchScript:
         name=plan.name,
         run=str(request.run_folder),
         array=request.points is not None,
+        passes_on=bool(cluster.env_from),
         slurm=config,
         sbatch_options=sbatch_options(request, config),
         env=request.variables(),
@@ -101,7 +107,8 @@ def render(request: JobRequest, config: "Config") -> BatchScript:
         },
         exit_codes={"stopped": STOPPED, "unfit": NODE_FAILURE, "wrong": INVALID_INPUT},
     )
-    return BatchScript(text, RunDir(request.run_folder).jobs / paths.submitted_script(request.number))
+    file = RunDir(request.run_folder).jobs / paths.submitted_script(request.number)
+    return BatchScript(text, file, passed_on=tuple(cluster.env_from))
 
 
 def _files() -> dict[str, str]:

@@ -151,7 +151,7 @@ class Config(SchedulerConfig):
         return None if self.time is None or self.time.upper() in _UNLIMITED else time_limit(self.time)
 
     def problems(self, recipe: "Recipe", cluster: "Cluster") -> list[str | Problem]:
-        found = [*self._time_problems(recipe), *self._device_problems(cluster), *self._option_problems()]
+        found = [*self._time_problems(recipe), *self._device_problems(cluster), *self._option_problems(cluster)]
         return [one if isinstance(one, Problem) else f"--cluster {cluster.reference}: {one}" for one in found]
 
     def notes(self, cluster: "Cluster") -> list[str]:
@@ -193,7 +193,7 @@ class Config(SchedulerConfig):
         what = f"{ranks} ranks on a node that is asked for {count} of its GPUs (slurm.gres: {self.gres})"
         return [f"devices_per_node: {what}"]
 
-    def _option_problems(self) -> list[str]:
+    def _option_problems(self, cluster: "Cluster") -> list[str]:
         problems = []
         for option in self.options:
             found = re.fullmatch(r"--([a-z][a-z-]*)(=.*)?|-([a-zA-Z])\S*", option)
@@ -202,6 +202,8 @@ class Config(SchedulerConfig):
             elif (found[1] or found[3]) in _SCRIPT_OPTIONS:
                 name = f"--{found[1]}" if found[1] else f"-{found[3]}"
                 problems.append(f"slurm.options: {name} is set by the launcher")
+            elif found[1] == "export" and cluster.env_from:
+                problems.append("slurm.options: --export is set by the launcher for env_from (leave one of them out)")
         return problems
 
 

@@ -1,10 +1,11 @@
 """Hosts without a queue: the agent of each node (launcher.launch.node) is started over ssh.
 
-The standard input of an agent is its lifeline. A line TERM, USR1 or NOW stands for a signal, and the end of the input
-means that the launcher is gone. So no agent outlives the launcher, and no process on another machine has to be killed
-by its id.
+The standard input of an agent is its lifeline. Its first line has the variables of `env_from`, if there are any, since
+other users can read command lines. A line TERM, USR1 or NOW stands for a signal, and the end of the input means that
+the launcher is gone. So no agent outlives the launcher, and no process on another machine has to be killed by its id.
 """
 
+import json
 import logging
 import os
 import shlex
@@ -16,13 +17,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
 from pydantic import Field
 
-from launcher.config import env_vars
+from launcher.config import env_vars, secret_values
 from launcher.config.cluster import Line, Where
 from launcher.config.errors import UserError
 from launcher.config.types import SchedulerConfig
@@ -73,11 +74,13 @@ class Config(SchedulerConfig):
 @dataclass(frozen=True, kw_only=True)
 class SshJob(RenderedJob):
     """A job on several hosts. `commands`: ssh command of each host. `run`: run folder. `minimum`: number of hosts that
-    the run needs."""
+    the run needs. `secrets`: variables for the agents that must not stand on a command line; None: the
+    agents expect none."""
 
     commands: dict[str, tuple[str, ...]]
     run: Path
     minimum: int
+    secrets: dict[str, str] | None = field(default=None, repr=False)
 
 
 class Scheduler(ForegroundScheduler[SshJob]):
@@ -93,12 +96,15 @@ class Scheduler(ForegroundScheduler[SshJob]):
             host: ("ssh", *self.config.options, *_SSH_OPTIONS, "--", host, self._agent(request, i, hosts, variables))
             for i, host in enumerate(hosts)
         }
-        return SshJob(commands=commands, run=request.run_folder, minimum=minimum)
+        secrets = request.secrets(environment) if request.cluster.env_from else None
+        return SshJob(commands=commands, run=request.run_folder, minimum=minimum, secrets=secrets)
 
     def submit(self, job: SshJob) -> SubmittedJob:
         if shutil.which("ssh") is None:
             raise UserError("ssh is not installed here, by which a cluster of kind ssh is reached")
         agents = [_start(host, argv, is_first=i == 0) for i, (host, argv) in enumerate(job.commands.items())]
+        for agent in agents if job.secrets is not None else []:
+            agent.send(json.dumps(job.secrets))
         with _forwarding_signals(agents):
             try:
                 code = _wait(agents, job.minimum)
@@ -112,19 +118,25 @@ class Scheduler(ForegroundScheduler[SshJob]):
         words = ["env", *(f"{name}={value}" for name, value in variables.items())]
         words += [self.config.python or sys.executable, "-m", "launcher.launch.node", str(request.run_folder)]
         words += ["--node", str(index), "--hosts", addresses, "--lifeline"]
+        words += ["--environment"] if request.cluster.env_from else []
         return f"cd {shlex.quote(str(request.working_directory))} || exit {NODE_FAILURE}; exec {shlex.join(words)}"
 
 
 def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables of the agents: of the profile, the job, and this process (for libraries).
 
-    Secrets are left out, because every user of a machine sees its command lines. The agents read the profile's secrets
-    in the run folder. What names devices of this host is left out too; the profile may set it.
+    What may be a secret is left out, because every user of a machine sees its command lines. The agents read the
+    profile's own variables in the run folder. What names devices of this host is left out too; the profile may set it.
     """
     shared = {name: value for name, value in environment.items() if name not in _OF_THIS_HOST}
     here = {name: value for name, value in shared.items() if name.startswith(_FORWARDED_VARIABLES)}
     variables = here | request.variables(f"ssh-{request.token}")
-    return {name: value for name, value in variables.items() if not env_vars.is_secret(name)}
+    variables = {name: value for name, value in variables.items() if name not in request.cluster.env_from}
+    return {
+        name: value
+        for name, value in variables.items()
+        if not (env_vars.is_secret(name) or secret_values.is_known_key(value))
+    }
 
 
 @dataclass

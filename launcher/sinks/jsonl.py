@@ -32,7 +32,7 @@ _MOST_WAITING = 2**24
 class Sink(sinks.Sink[Config]):
     def __init__(self, config: Config, about: RunInfo):
         self._path = RunDir(about.folder).metrics
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         self._waiting, self._warned = b"", False
 
     def write(self, record: Record) -> None:

@@ -10,12 +10,13 @@ before each record, and cause a warning. Training continues.
 
 import errno
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any, Literal
 
 from launcher import sinks
-from launcher.config import paths
+from launcher.config import paths, strict_json
 from launcher.config.atomic_files import free_bytes, write
 from launcher.config.types import Plugin
 from launcher.sinks import Record, RunInfo, warn
@@ -39,6 +40,9 @@ class Config(Plugin):
     """Tags of the run."""
 
 
+_ADVICE = "remove it, and another wandb run begins"
+_LONGEST = 100
+"""Maximum size of the file with the id, in bytes."""
 _BLOCK = 2**15
 """Bytes that wandb writes in one block."""
 
@@ -92,8 +96,13 @@ def _earlier(about: RunInfo) -> list[Record]:
 
 
 def _id(about: RunInfo) -> str:
-    """Return the wandb id in the run folder. The first start creates it."""
+    """Return the wandb id in the run folder. The first start creates it. Raises DamagedFile for anything else, since
+    wandb makes it a part of paths."""
     file = about.folder / paths.WANDB_ID
-    if not file.is_file():
+    if not strict_json.exists(file):
         write(file, uuid.uuid4().hex[:16])
-    return file.read_text(encoding="utf-8").strip()
+    with strict_json.opened(file, _ADVICE) as data:
+        content = data.read(_LONGEST + 1).strip()
+    if not re.fullmatch(rb"[A-Za-z0-9_-]{1,64}", content):
+        raise strict_json.damage(file, "not the id of a wandb run", _ADVICE)
+    return content.decode()

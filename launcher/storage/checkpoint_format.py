@@ -19,7 +19,7 @@ import xxhash
 
 from launcher.config import strict_json
 from launcher.config.atomic_files import exists, flush, is_file, write
-from launcher.config.errors import UserError
+from launcher.config.errors import UserError, first_line
 from launcher.config.paths import COMPLETE, RECIPE, STATE
 from launcher.config.strict_json import DamagedFile, Wrong
 from launcher.config.types import JsonObject
@@ -150,10 +150,15 @@ class SavedCheckpoint:
             raise strict_json.damage(file, what, self.advice)
 
     def tensors(self) -> dict[str, TensorEntry]:
-        """Return the shapes and types of the tensors by name: `model.<name>` and `optimizer.<name>.<moment>`."""
+        """Return the shapes and types of the tensors by name: `model.<name>` and `optimizer.<name>.<moment>`. Raises
+        DamagedFile."""
         from torch.distributed.checkpoint import HuggingFaceStorageReader
 
-        entries = HuggingFaceStorageReader(str(self.path)).read_metadata().state_dict_metadata
+        try:
+            entries = HuggingFaceStorageReader(str(self.path)).read_metadata().state_dict_metadata
+        except Exception as error:  # the library's errors have no common type
+            what = f"its tensors cannot be listed: {first_line(error)}"
+            raise strict_json.damage(self.path, what, self.advice) from None
         return {name: TensorEntry(tuple(entry.size), entry.properties.dtype) for name, entry in entries.items()}
 
     def read_into(self, tensors: "dict[str, torch.Tensor]", all_ranks: bool) -> None:

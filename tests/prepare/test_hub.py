@@ -18,6 +18,7 @@ from launcher.config.types import TaskConfig
 from launcher.models import pretrained
 from launcher.prepare import checkpoint_references
 from launcher.prepare import hub as repositories
+from launcher.storage.checkpoint_format import checksum
 from launcher.storage.run_dir import RunDir
 
 JUDGED = """
@@ -168,8 +169,9 @@ def test_the_teacher_of_a_users_own_task_is_pinned_under_the_key_that_it_has(wor
     assert [problem.key for problem in checkpoint_references.missing(found)] == ["task.judge.run"]
     step = Path("runs/judge/checkpoints/step-00000010")
     step.mkdir(parents=True)
-    for name, content in (("COMPLETE", '{"files": {}}'), ("state.json", '{"step": 10}')):
-        (step / name).write_text(content)
+    (step / "state.json").write_text('{"step": 10}')
+    files = {"state.json": [12, checksum(step / "state.json")]}
+    (step / "COMPLETE").write_text(json.dumps({"files": files}))
     task = checkpoint_references.pin(found, RunDir(Path("runs/none"))).task
     assert task.judge.checkpoint == 10 and set(dict(task)) == set(type(task).model_fields)
 

@@ -34,7 +34,8 @@ PROFILE = {
     "kind": "mypkg.spooler",
     "device": "cpu",
     "devices_per_node": 1,
-    "env": {"WORD": "two words", "api_key": "hush"},
+    "env": {"WORD": "two words"},
+    "env_from": ["API_KEY"],
 }
 
 
@@ -54,6 +55,7 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     executable(tmp_path / "bin/tsp", TSP)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("QUEUE", str(queue))
+    monkeypatch.setenv("API_KEY", "hush")
     queue.write_text("")
     return queue
 

@@ -38,6 +38,7 @@ VARIANTS = {
         ),
         None,
     ),
+    "env-from": ("slurm-cpu", ("slurm.requeue=chain", "env_from=[WANDB_API_KEY, HF_TOKEN]"), None),
     "never": ("slurm-cpu", ("slurm.requeue=never",), None),
 }  # fmt: skip
 """Of a profile with these overrides, and these points of an array."""
@@ -78,6 +79,13 @@ def golden(name, text):
 def test_the_script_of_a_profile(profile):
     text = script(FIRST, profile).text
     assert text == golden(f"{profile}.sbatch", text)
+
+
+def test_variables_are_passed_on_by_their_names():
+    """On the command line of sbatch, which has precedence over SBATCH_EXPORT."""
+    job = script(FIRST, "slurm-cpu", "env_from=[WANDB_API_KEY, HF_TOKEN]")
+    assert job.argv == ("sbatch", "--parsable", "--export=ALL,WANDB_API_KEY,HF_TOKEN", str(job.file))
+    assert "--export" not in " ".join(script(FIRST, "slurm-cpu").argv)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

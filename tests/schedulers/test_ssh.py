@@ -198,27 +198,67 @@ def _still(folder):
 
 def test_the_command_is_quoted_and_holds_no_secrets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    key = f"hf_{'aB3' * 12}"
     given = Cluster.model_validate(
         {"kind": "ssh", "nodes": 2, "devices_per_node": 1, "device": "cpu", "memory_per_device": 1,
-         "env": {"A": "it's $(b)\\", "WANDB_API_KEY": "hush", "db_password": "hush", "GCP_CREDENTIALS": "hush"},
-         "ssh": {"hosts": ["me@a", "b"], "python": "/opt/a b/python"}}
+         "env": {"A": "it's $(b)\\"}, "env_from": ["WANDB_API_KEY", "LAUNCHER_WORD"],
+         "ssh": {"hosts": ["me@a", "b"], "python": "/opt/a b/python"}}, context={"stored": True}
     )  # fmt: skip
     here = {
         "OMP_NUM_THREADS": "2",
         "NCCL_API_KEY": "hush",
         "LAUNCHER_credentials": "hush",
+        "LAUNCHER_WORD": "hush",
         "HF_TOKEN": "hush",
+        "WANDB_API_KEY": "hush",
+        "TORCH_X": key,
         "HOME": "/root",
     }
     request = JobRequest(Plan.model_construct(folder="runs/x y"), given, tmp_path, tmp_path / "cache")
     job = ssh.Scheduler(given.scheduler).render(request, here)
     line = job.commands["b"][-1]
-    assert "hush" not in line
+    assert "hush" not in f"{line} {job!r}" and key not in line
+    assert job.secrets == {"WANDB_API_KEY": "hush", "LAUNCHER_WORD": "hush"}
     out = subprocess.run(["sh", "-c", line.replace("exec env", "exec printf '%s\\n'")], capture_output=True, text=True)
     words = out.stdout.splitlines()
     assert {"OMP_NUM_THREADS=2", "A=it's $(b)\\", "/opt/a b/python", f"{tmp_path}/runs/x y"} <= set(words)
-    assert words[-5:] == ["--node", "1", "--hosts", "a,b", "--lifeline"]
+    assert words[-6:] == ["--node", "1", "--hosts", "a,b", "--lifeline", "--environment"]
     assert not {"HOME=/root"} & set(words)
+
+
+SEES = """
+import os
+from pathlib import Path
+from launcher import sinks
+from launcher.config.types import Plugin
+
+class Config(Plugin):
+    kind: str
+
+class Sink(sinks.Sink):
+    def __init__(self, config, about):
+        Path("seen").write_text(os.environ["HF_TOKEN"])
+    write = close = lambda self, what: None
+"""
+
+
+def test_secrets_reach_the_ranks_of_other_hosts_through_the_connection(here, hosts, monkeypatch):
+    """Real sshd: nothing of them is on a command line of either side, nor in the run folder."""
+    secret = f"canary-{os.getpid()}-{time.time_ns()}"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    profile(here, hosts[1], env_from=["HF_TOKEN"])
+    support.plugin("seeing", SEES)
+    sinks = "sinks=[{kind: own.seeing}, jsonl]"
+    started = support.start("run", "recipe.yaml", "--cluster", "hosts.yaml", sinks)
+    lines = set()
+    while started.poll() is None:
+        lines |= {" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])}
+    said = started.communicate(timeout=60)[0]
+    assert started.returncode == 0, said
+    assert Path("seen").read_text() == secret
+    assert any("launcher.launch.node" in line and "--environment" in line for line in lines)
+    assert secret not in "".join(lines) + said
+    assert not [name for name, content in support.tree("runs").items() if secret.encode() in content]
 
 
 def test_variables_of_libraries_are_shared_and_those_that_name_devices_are_not(tmp_path):

@@ -1,9 +1,11 @@
 """The batch script on a real Slurm, with a stand-in for the agents that does what a test wants."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+import support
 from support.slurm_lab import until
 
 from launcher.config import load
@@ -22,7 +24,7 @@ ONCE = '[ "$LAUNCHER_START" = 0 ] && { %s >"$again"; exit 75; }; exit 0\n'
 def job(lab, tmp_path):
     """Submits the script of a run whose agents run these lines."""
 
-    def submit(lines, *overrides, points=None, options=()):
+    def submit(lines, *overrides, points=None, options=(), env=None):
         agent = tmp_path / "agent"
         agent.write_text(AGENT + lines)
         agent.chmod(0o755)
@@ -33,7 +35,8 @@ def job(lab, tmp_path):
         cluster = load.cluster("slurm-cpu", [*small, *overrides]).value
         made = Plan.model_construct(name="run", folder="runs/run", device="cpu", devices_per_node=1)
         script = slurm.Scheduler(cluster.scheduler).render(JobRequest(made, cluster, tmp_path, tmp_path, points=points))
-        return lab.sbatch(script.text, *options, cwd=tmp_path)
+        export = [word for word in script.argv if word.startswith("--export")]
+        return lab.sbatch(script.text, *export, *options, cwd=tmp_path, env=env)
 
     return submit
 
@@ -121,3 +124,16 @@ def test_an_elastic_job_takes_the_nodes_that_are_there(lab, job, tmp_path):
 def test_the_job_ends_with_the_code_of_its_agents(lab, job):
     ended = lab.over(job("exit 1", "nodes=2"))
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "0")
+
+
+@pytest.mark.parametrize("requeue", ["requeue", "chain"])
+def test_variables_of_the_submitter_reach_every_start_and_no_file(job, tmp_path, requeue):
+    """Slurm's own copy of the environment is what requeued and chained jobs get; SBATCH_EXPORT would keep it out."""
+    secret, run = f"canary-{tmp_path.name}-{requeue}", tmp_path / "runs/run"
+    seen = 'printf %s "$HF_TOKEN" | sha256sum >>seen\n'
+    overrides = ("nodes=1", "env_from=[HF_TOKEN]", f"slurm.requeue={requeue}")
+    job(seen + ONCE % ":", *overrides, env={"HF_TOKEN": secret, "SBATCH_EXPORT": "NONE"})
+    support.wait_for(lambda: (run / "seen").is_file() and len((run / "seen").read_text().splitlines()) == 2, 180)
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    assert (run / "seen").read_text() == f"{digest}  -\n" * 2
+    assert not [file for file, content in support.tree(tmp_path).items() if secret.encode() in content]

@@ -21,13 +21,15 @@ from launcher.config.paths import COMPLETE
 from launcher.config.recipe import Recipe
 from launcher.plan import facts, plan
 from launcher.prepare import bundle
-from launcher.storage import goodput, job_log, lease_file, ledger
+from launcher.sinks import RunInfo, wandb
+from launcher.storage import goodput, job_log, lease_file, ledger, sound_checkpoints
 from launcher.storage.run_dir import RunDir
 from launcher.tools import compare, failure_costs, model_card, run_events, run_status, run_time, seeds, status
 
 RUN = RunDir(Path("runs/run"))
 BUNDLE = Path("bundle")
 LEASE = ".writer.lease-000001"
+INFO = RunInfo("run", RUN.path, {}, 1, 0, 0.0, 0, "", [])
 MEMORY = 500 << 20
 """Maximum address space of the process, in bytes."""
 PATIENCE = 60
@@ -127,9 +129,30 @@ READERS: dict[str, tuple[Callable[[], Path], list[Read]]] = {
     "facts": (lambda: RUN.facts, [lambda: facts.read(RUN.path), lambda: facts.of_run(RUN.path), compared]),
     "state": (
         lambda: newest_file("state.json"),
-        [progress, lambda: RUN.saved("best"), RUN.check_files, listed, compared],
+        [
+            progress,
+            lambda: RUN.saved("best"),
+            RUN.check_files,
+            listed,
+            compared,
+            lambda: sound_checkpoints.resumable(RUN, None),
+            lambda: sound_checkpoints.resumable(RUN, 1),
+        ],
     ),
-    "complete": (lambda: newest_file(COMPLETE), [lambda: [saved.verify() for saved in RUN.whole()]]),
+    "complete": (
+        lambda: newest_file(COMPLETE),
+        [
+            lambda: [saved.verify() for saved in RUN.whole()],
+            lambda: [saved.verify_share(1, 3) for saved in RUN.whole()],
+            lambda: [saved.verify_sizes() for saved in RUN.whole()],
+            lambda: sound_checkpoints.verified(RUN, "latest"),
+        ],
+    ),
+    "tensors": (
+        lambda: next(RUN.whole()[-1].path.glob("*.safetensors")),
+        [lambda: RUN.whole()[-1].tensors(), lambda: RUN.whole()[-1].verify()],
+    ),
+    "wandb": (lambda: RUN.path / "wandb.id", [lambda: wandb._id(INFO)]),
     "bundle": (lambda: BUNDLE / "bundle.json", [bundled]),
     "environment": (lambda: RUN.path / "environment.json", [lambda: model_card.software_section(RUN)]),
     "lease": (lambda: RUN.path / LEASE, [read_lease, listed]),
@@ -248,6 +271,7 @@ def main(seed: str, cases: int, readers: list[str]) -> dict[str, Any]:
     for read in (read for reader in readers for read in READERS[reader][1]):
         read()
     cell_len("\N{LATIN SMALL LETTER E WITH ACUTE}\N{CJK UNIFIED IDEOGRAPH-754C}")  # rich's table of widths, when needed
+    "".encode("utf-16-be")  # a codec that libraries load when they first need it
     before, pages = set(sys.modules), int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

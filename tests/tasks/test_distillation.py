@@ -14,6 +14,7 @@ from launcher.config.errors import UserError
 from launcher.contract.random import Draw, Stream
 from launcher.prepare import checkpoint_references
 from launcher.storage import cache_root
+from launcher.storage.checkpoint_format import checksum
 from launcher.storage.run_dir import RunDir
 from launcher.tasks import IGNORE, _teacher_model, distillation
 from launcher.train.data_loader import tensors
@@ -204,5 +205,7 @@ def test_the_reference_is_the_initial_model(workspace, task, expected):
 def _saved(run, step):
     folder = run / "checkpoints" / f"step-{step:08}"
     folder.mkdir(parents=True)
-    (folder / "COMPLETE").write_text('{"files": {}}')
-    (folder / "state.json").write_text(json.dumps({"step": step}))
+    state = folder / "state.json"
+    state.write_text(json.dumps({"step": step}))
+    files = {state.name: [state.stat().st_size, checksum(state)]}
+    (folder / "COMPLETE").write_text(json.dumps({"files": files}))

@@ -15,7 +15,10 @@ from launcher.prepare import bundle
 from launcher.storage import job_log, lease
 from launcher.storage.run_dir import RunDir
 
-READERS = ["metrics", "jobs", "ledger", "plan", "facts", "state", "complete", "bundle", "environment", "lease"]
+READERS = [
+    "metrics", "jobs", "ledger", "plan", "facts", "state", "complete", "tensors", "bundle", "environment", "lease",
+    "wandb",
+]  # fmt: skip
 CASES = [pytest.param(100, id="100"), pytest.param(2000, id="2000", marks=pytest.mark.soak)]
 
 
@@ -28,6 +31,7 @@ def finished(sorter, tmp_path_factory):
     story = [SUBMITTED, started(0), ended("node", 0, 0, 69, excluded=["b"]), requeued(), started(1)]
     for number, (event, fields) in enumerate(story):
         job_log.append(run, {"event": event, "job": "12", "time": NOW + 60 * number, **fields})
+    (run.path / "wandb.id").write_text("0123456789abcdef")
     (run.path / ".writer.lease-000001").write_bytes(lease.Holder.this().line())
     recipe = load.recipe(run.recipe).value
     (home / "recipe.json").write_text(recipe.model_dump_json())

@@ -110,6 +110,27 @@ def test_ranks_agree_on_what_cannot_be_loaded(here):
     assert (none, second) == (None, 2)
 
 
+def of_own(process, folders):
+    """What a rank is told of a checkpoint in a folder of its own."""
+    folder = RunDir(folders[process.rank])
+    try:
+        return resume_checkpoint.newest(folder, ["step-00000006"], process)
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_damage_that_one_host_alone_sees_sets_nothing_aside(here):
+    folders = [Path("right"), Path("wrong")]
+    for folder in folders:
+        shutil.copytree(here.path, folder)
+    for name in FILES[1:]:
+        emptied(file_of(RunDir(folders[1]), 6, name))
+    first, second = ranks.on_ranks(2, of_own, folders)
+    assert first == second and first.startswith("rank 1: wrong/checkpoints/step-00000006/")
+    assert "but rank 0 reads it undamaged" in first
+    assert all((folder / "checkpoints/step-00000006").is_dir() for folder in folders)
+
+
 ALL = [(name, damage) for name in FILES for damage in (flipped, cut)]
 SHORT = [("shard-00002", flipped), ("state.json", cut)]
 
