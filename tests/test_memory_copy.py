@@ -120,7 +120,7 @@ def job(memory):
 
 
 def test_a_node_that_lost_its_memory_gets_it_back_from_its_neighbour_and_both_go_back_to_the_disk(memory, job):
-    """Two agents with all of their ranks are killed, twice; it alone proves copies on a neighbour between real nodes."""
+    """Two agents and their ranks are killed, twice. It alone proves copies on a neighbour between real nodes."""
     support.plugin("slow", support.SLOW)
     recipe = support.small(
         "nodes", train__steps=40, strategy={"kind": "fsdp"}, checkpoint={"memory": 2, "every": 15},

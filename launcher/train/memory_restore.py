@@ -15,9 +15,10 @@ from launcher.config.types import JsonObject
 from launcher.distributed.process_group import ProcessGroup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import warn
-from launcher.storage import memory_copy_format
+from launcher.storage import memory_folder
 from launcher.storage.checkpoint_format import SavedCheckpoint, TensorEntry
-from launcher.storage.memory_copy_format import Mark, MemoryFolder, UnusableFolder
+from launcher.storage.memory_copy_format import Mark
+from launcher.storage.memory_folder import MemoryFolder, UnusableFolder
 from launcher.train import memory_pieces, memory_transfer
 from launcher.train.memory_copy import MemoryCopies
 
@@ -120,7 +121,7 @@ def begin(run: PreparedRun, process: ProcessGroup) -> tuple[MemoryCopies | None,
 def _id(run: PreparedRun, create: bool) -> str | None:
     """Return the id of the run, as rank 0. None: no copies are made, or the run folder cannot be written to."""
     try:
-        return memory_copy_format.run_id(run.folder, create)
+        return memory_folder.run_id(run.folder, create)
     except OSError as error:
         warn(f"no copies in memory: {run.folder.path} cannot be written to: {error.strerror}")
         return None
@@ -133,7 +134,7 @@ def _open(folder: MemoryFolder, process: ProcessGroup) -> bool:
     try:
         folder.create()
         folder.lock(process.rank)
-        memory_copy_format.sweep()
+        memory_folder.sweep()
     except (UnusableFolder, OSError) as error:
         why = str(error)
     found = next(filter(None, process.all_gather_objects(why)), "")
