@@ -89,9 +89,7 @@ def measure(rank: int, world: int, folder: Path, copies: int) -> None:
     if rank == 0:
         later = ", ".join(f"{one:.2f}" for one in seconds[2:])
         size = sum(file.stat().st_size for file in copied.folder.path.glob("*.safetensors")) / 2**20
-        print(
-            f"{made.recipe.strategy.kind}, {world} ranks, {size:,.0f} MiB of state: first copies", end=""
-        )
+        print(f"{made.recipe.strategy.kind}, {world} ranks, {size:,.0f} MiB of state: first copies", end="")
         print(
             f" {seconds[0]:.2f} and {seconds[1]:.2f} s, later {later} s; disk {saved:.2f} s; read {read:.2f} s",
             flush=True,

@@ -262,6 +262,8 @@ def _progress(
     checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
     engine.load_state_dict(state)
     progress = Progress.of(resume.state, recipe.train.precision)
+    if not resume.on_disk:
+        progress.saved = -1
     if resume.state.get("metric") != recipe.evaluate.metric:  # the watched metric has changed
         progress.history = []
     return progress, resume.state.get("draws") != dropout.VERSION

@@ -119,7 +119,9 @@ def job(memory):
             os.killpg(agent.pid, signal.SIGKILL)
 
 
-def test_a_node_that_lost_its_memory_gets_it_back_from_its_neighbour_and_both_go_back_to_the_disk(memory, job):
+def test_a_node_that_lost_its_memory_gets_it_back_from_its_neighbour_and_both_go_back_to_the_disk(
+    memory, job, monkeypatch
+):
     """Two agents and their ranks are killed, twice. It alone proves copies on a neighbour between real nodes."""
     support.plugin("slow", support.SLOW)
     recipe = support.small(
@@ -143,6 +145,9 @@ def test_a_node_that_lost_its_memory_gets_it_back_from_its_neighbour_and_both_go
         for node in wiped:
             for folder in (memory / f"node-{node}").iterdir():
                 shutil.rmtree(folder)
+        monkeypatch.setenv("LAUNCHER_MEMORY", str(memory / "node-1"))
+        shown = support.launcher("status", "runs/nodes").stdout
+        assert ("copies in memory on this machine: " in shown) == (1 not in wiped)
     agents = job(run, 2)
     said.append("".join(agent.communicate(timeout=240)[0] for agent in agents))
     assert [agent.returncode for agent in agents] == [0, 0], said

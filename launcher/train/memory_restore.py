@@ -30,6 +30,7 @@ _FORMAT = 1
 class MemoryCopy(SavedCheckpoint):
     """A whole copy of a run's state. `mark`: of one of its files; `files`: the complete files on this node."""
 
+    on_disk = False
     mark: Mark = field(kw_only=True)
     files: Sequence[Path] = field(kw_only=True)
     process: ProcessGroup = field(kw_only=True)
@@ -133,7 +134,7 @@ def _open(folder: MemoryFolder, process: ProcessGroup) -> bool:
     why = ""
     try:
         folder.create()
-        folder.lock(process.rank)
+        folder.lock(process.rank)  # its handle stays open until this process ends
         memory_folder.sweep()
     except (UnusableFolder, OSError) as error:
         why = str(error)
