@@ -72,7 +72,7 @@ def weights(run):
 
 
 @pytest.mark.parametrize(
-    "kills, torn", [([5, 9], [7]), pytest.param([*range(5, 200, 6)], [*range(7, 200, 6)], marks=pytest.mark.soak)]
+    "kills, torn", [([5, 9], [7]), pytest.param([*range(5, 130, 6)], [*range(7, 130, 6)], marks=pytest.mark.soak)]
 )
 def test_a_killed_rank_repeats_at_most_the_steps_between_two_copies_and_reads_no_disk(memory, kills, torn):
     """It alone proves the restarts of the launcher from copies, to the last bit of the weights."""
