@@ -113,7 +113,7 @@ def build(
             process,
             stop,
             checkpoint_interval.between_failures(run.cluster),
-            step=resume.step if resume and not progress.evaluation_due else -1,  # else it lacks the evaluation
+            step=resume.step if resume and resume.on_disk and not progress.evaluation_due else -1,
         ),
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )

@@ -19,7 +19,7 @@ from launcher.plan import attention_kernels, facts, layout, memory, model_requir
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 from launcher.plan.topology import World
-from launcher.storage import cache_root, memory_copy_format
+from launcher.storage import cache_root, memory_folder
 from launcher.storage.run_dir import RunDir
 
 _BY_CLASS = ("precision", "recall", "f1")
@@ -199,13 +199,13 @@ def _memory_copies(recipe: Recipe, shape: Architecture, world: World, folder: Ru
     """Return a mistake if the copies in memory do not fit into this machine; empty: they fit, or run elsewhere."""
     if recipe.checkpoint.memory is None or not world.cluster.scheduler.on_this_machine:
         return []
-    root = memory_copy_format.root()
+    root = memory_folder.root()
     if not root.is_dir():
         advice = f"{env_vars.MEMORY} names a folder of a tmpfs, or leave it out"
         return [Problem("checkpoint.memory", f"{root}: no such folder for copies in memory ({advice})")]
     needed = memory.copies(recipe, shape, world.per_node, 1)
-    free = free_bytes(root) + memory_copy_format.used_by(folder)
-    what = memory_copy_format.misfit(needed, free, psutil.virtual_memory().total)
+    free = free_bytes(root) + memory_folder.used_by(folder)
+    what = memory_folder.misfit(needed, free, psutil.virtual_memory().total)
     return [Problem("checkpoint.memory", what)] if what else []
 
 

@@ -5,7 +5,7 @@ from launcher.config.base_model import Strict
 from launcher.config.recipe import Recipe
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
-from launcher.storage.memory_copy_format import SLOTS
+from launcher.storage.memory_folder import SLOTS
 
 # bytes of a stored parameter; bf16 and fp16 use autocast
 _WIDTH = {"fp32": 4, "tf32": 4, "bf16": 4, "fp16": 4, "fp64": 8}
@@ -133,7 +133,7 @@ def checkpoint(recipe: Recipe, shape: Architecture) -> int:
 
 
 def copies(recipe: Recipe, shape: Architecture, of_node: int, nodes: int) -> int:
-    """Return the bytes of each node's memory for copies of the state (see launcher.storage.memory_copy_format); 0: none
+    """Return the bytes of each node's memory for copies of the state (see launcher.storage.memory_folder); 0: none
     are made. `of_node`: ranks of a node."""
     if recipe.checkpoint.memory is None:
         return 0

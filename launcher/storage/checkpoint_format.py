@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import xxhash
 
@@ -70,9 +70,10 @@ class TensorEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A complete checkpoint."""
+    """A complete checkpoint. `on_disk`: False for a copy in memory, which is no checkpoint of its step."""
 
     path: Path
+    on_disk: ClassVar[bool] = True
 
     @cached_property
     def step(self) -> int:

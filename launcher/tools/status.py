@@ -4,12 +4,17 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from launcher.config import paths
+from launcher.config.atomic_files import allocated_bytes
+from launcher.config.format import human
+from launcher.storage import memory_folder
+from launcher.storage.run_dir import RunDir
 from launcher.tools import run_state, run_status, run_time
 from launcher.tools.run_events import JobSchedulers
 from launcher.tools.run_state import State
@@ -83,6 +88,9 @@ def print_details(one: RunStatus, console: Console) -> None:
         console.print(f"{one.metric} {one.value:.4g} at step {one.checkpoint}", highlight=False, markup=False)
     if one.checkpoint is not None and one.state.name != "done":
         console.print(f"it goes on from step {one.checkpoint}", highlight=False)
+    if copies := memory_folder.existing(RunDir(Path(one.folder))):
+        size = human(allocated_bytes(copies.path))
+        console.print(f"copies in memory on this machine: {size} in {copies.path}", highlight=False, markup=False)
     if one.limit is not None:
         console.print(f"its time limit ends {_clock(one.limit)}", highlight=False)
     if one.starts:

@@ -71,6 +71,7 @@ def train(run: Run) -> int:
             begin_save(run)
         if run.copies is not None and run.copies.due(progress.step):
             _finish(run, begun)
+            run.heartbeat.beat(Stage.SAVING, progress.step)
             run.copies.copy(run.engine.state_dict(), checkpoint_state(run))
     _finish(run, begun)
     save(run)

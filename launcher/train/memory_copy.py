@@ -21,8 +21,9 @@ from launcher.config.strict_json import Wrong
 from launcher.config.types import JsonObject
 from launcher.distributed.process_group import ProcessGroup
 from launcher.sinks import warn
-from launcher.storage import memory_copy_format
-from launcher.storage.memory_copy_format import Mark, MemoryFolder, Slot
+from launcher.storage import memory_copy_format, memory_folder
+from launcher.storage.memory_copy_format import Mark, Slot
+from launcher.storage.memory_folder import MemoryFolder
 from launcher.train import memory_pieces, memory_transfer
 from launcher.train.memory_pieces import Assignment
 
@@ -127,9 +128,9 @@ class MemoryCopies:
 
     def _misfit(self, made: Assignment) -> str:
         """Return why the copies of this node do not fit into its memory; empty: they fit."""
-        needed = len(memory_copy_format.SLOTS) * made.bytes_of_node(self._process.rank)
+        needed = len(memory_folder.SLOTS) * made.bytes_of_node(self._process.rank)
         own = allocated_bytes(self.folder.path)
-        return memory_copy_format.misfit(needed, free_bytes(self.folder.path) + own, psutil.virtual_memory().total)
+        return memory_folder.misfit(needed, free_bytes(self.folder.path) + own, psutil.virtual_memory().total)
 
     def _write(self, slot: Slot, tensors: StateDict, state: JsonObject) -> Mark:
         """Copy this rank's pieces into a slot. Raises OSError."""

@@ -15,9 +15,10 @@ from launcher.config.types import JsonObject
 from launcher.distributed.process_group import ProcessGroup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import warn
-from launcher.storage import memory_copy_format
+from launcher.storage import memory_folder
 from launcher.storage.checkpoint_format import SavedCheckpoint, TensorEntry
-from launcher.storage.memory_copy_format import Mark, MemoryFolder, UnusableFolder
+from launcher.storage.memory_copy_format import Mark
+from launcher.storage.memory_folder import MemoryFolder, UnusableFolder
 from launcher.train import memory_pieces, memory_transfer
 from launcher.train.memory_copy import MemoryCopies
 
@@ -29,6 +30,7 @@ _FORMAT = 1
 class MemoryCopy(SavedCheckpoint):
     """A whole copy of a run's state. `mark`: of one of its files; `files`: the complete files on this node."""
 
+    on_disk = False
     mark: Mark = field(kw_only=True)
     files: Sequence[Path] = field(kw_only=True)
     process: ProcessGroup = field(kw_only=True)
@@ -122,7 +124,7 @@ def begin(run: PreparedRun, process: ProcessGroup, disk: int) -> tuple[MemoryCop
 def _id(run: PreparedRun, create: bool) -> str | None:
     """Return the id of the run, as rank 0. None: no copies are made, or the run folder cannot be written to."""
     try:
-        return memory_copy_format.run_id(run.folder, create)
+        return memory_folder.run_id(run.folder, create)
     except OSError as error:
         warn(f"no copies in memory: {run.folder.path} cannot be written to: {error.strerror}")
         return None
@@ -134,8 +136,8 @@ def _open(folder: MemoryFolder, process: ProcessGroup) -> bool:
     why = ""
     try:
         folder.create()
-        folder.lock(process.rank)
-        memory_copy_format.sweep()
+        folder.lock(process.rank)  # its handle stays open until this process ends
+        memory_folder.sweep()
     except (UnusableFolder, OSError) as error:
         why = str(error)
     found = next(filter(None, process.all_gather_objects(why)), "")

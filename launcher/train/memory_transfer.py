@@ -42,14 +42,31 @@ def exchange(
     _pass(group, {} if to is None else {to: _bytes(bytearray(text))}, texts)
     for slot in slots.values():
         slot.invalidate()
-    arrived = {rank: mapped(slot, int(theirs[rank][1])) for rank, slot in slots.items() if theirs[rank][1]}
-    _pass(
-        group,
-        {to: _bytes(own.content)} if to is not None and own is not None else {},
-        {rank: _bytes(content) for rank, content in arrived.items()},
+    arrived, failed = _allocated(
+        {rank: (slots[rank], int(size[1])) for rank, size in theirs.items() if size[1]}, mapped
     )
+    accepted = torch.ones(1, dtype=torch.uint8)  # otherwise the sender would wait for a receiver without memory
+    answers = {rank: torch.tensor([rank in arrived], dtype=torch.uint8) for rank in slots}
+    _pass(group, answers, {} if to is None else {to: accepted})
+    content = {} if to is None or own is None or not accepted else {to: _bytes(own.content)}
+    _pass(group, content, {rank: _bytes(file) for rank, file in arrived.items()})
     for rank in arrived:
         slots[rank].complete(Mark.of(bytes(texts[rank].numpy())))
+    if failed is not None:
+        raise failed
+
+
+def _allocated(
+    files: Mapping[int, tuple[Slot, int]], mapped: Callable[[Slot, int], mmap.mmap]
+) -> tuple[dict[int, mmap.mmap], OSError | None]:
+    """Return the files to receive into, by sender, and the error of those for which there is no memory."""
+    found, failed = dict[int, mmap.mmap](), None
+    for rank, (slot, size) in files.items():
+        try:
+            found[rank] = mapped(slot, size)
+        except OSError as error:
+            failed = error
+    return found, failed
 
 
 def send(tensor: torch.Tensor, to: int) -> None:

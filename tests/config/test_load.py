@@ -194,6 +194,8 @@ def kinds_of(folder: str) -> str:
         (12, "checkpoint: {every: 0}",
          "checkpoint.every: should be steps, a time (such as 90s, 10m, 2h, 1d), auto or continuous"),
         (12, "checkpoint: {every: 5, mode: later}", "checkpoint.mode: should be 'async' or 'sync'"),
+        (12, "checkpoint: {memory: every day}",
+         "checkpoint.memory: should be a number of steps (such as 10, or every 10 steps)"),
         (12, "schedule: {kind: linear, warmup: 1.5}",
          "schedule.warmup: is a fraction below 1 or a whole number of steps"),
     ],
@@ -354,6 +356,9 @@ def test_an_override_wins_over_the_file_and_a_later_one_over_an_earlier():
     [
         ("sinks=[console]", lambda r: [s.kind for s in r.sinks] == ["console"]),
         ("checkpoint.every=10m", lambda r: r.checkpoint.every == "10m"),
+        ("checkpoint.memory=7", lambda r: r.checkpoint.memory == 7),
+        ("checkpoint.memory=every 7", lambda r: r.checkpoint.memory == 7),
+        ("checkpoint.memory=every 7 steps", lambda r: r.checkpoint.memory == 7),
         ("checkpoint={every: 5, keep: 1}", lambda r: (r.checkpoint.every, r.checkpoint.keep) == (5, 1)),
         ("train={steps: 9}", lambda r: (r.train.steps, r.train.global_batch) == (9, 12)),
         ("tokenizer=", lambda r: r.tokenizer is None),

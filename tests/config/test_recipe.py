@@ -109,7 +109,7 @@ def flat(**changes) -> dict:
     "changes",
     [
         {"strategy": "single"},
-        {"checkpoint": {"every": 3, "keep": 7}},
+        {"checkpoint": {"every": 3, "keep": 7, "memory": 2}},
         {"evaluate": {"every": 3}},
         {"sinks": ["console"]},
         {"train__max_tokens": 512},

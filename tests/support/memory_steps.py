@@ -63,6 +63,7 @@ def round_trip(process: Any, folder: Any, memory: Any, strategy: dict[str, Any],
         copies, found = memory_restore.begin(made, process, made.resume.step if made.resume else 0)
         told["steps"].append(found and found.step)
         again = strategy_steps.build(process, folder, strategy, resume=found)
+        assert again.progress.saved == -1  # a stop would save this step
         records = strategy_steps.take(again, 2)
         timeless = [{k: v for k, v in r.items() if k not in ("seconds", "waited")} for r in (*ahead, *records)]
         told["same"].append(timeless[:2] == timeless[2:] and strategy_steps.held(again.engine.state_dict()) == final)
@@ -134,3 +135,48 @@ def _flip(file: Path) -> None:
         last = content.read(1)[0]
         content.seek(-1, os.SEEK_END)
         content.write(bytes([last ^ 1]))
+
+
+def failures(process: Any, folder: Any, memory: Any) -> dict[str, Any]:
+    """What is left where the third copy fails on one of two nodes, and whether copies are due afterwards."""
+    from launcher.train import loop, memory_restore
+
+    on_node(process, memory, 2)
+    strategy = {"kind": "fsdp"}
+    made = prepared(folder, strategy)
+    copies, _ = memory_restore.begin(made, process)
+    assert copies is not None
+    run, told = strategy_steps.build(process, folder, strategy), dict[str, Any](due=[])
+    for number in range(1, 5):
+        strategy_steps.take(run, 1)
+        if number == 3 and process.rank == 1:
+            _fail(copies)
+        copies.copy(run.engine.state_dict(), loop.state(run))
+        told["due"].append(copies.due(number))
+    copies.wait()
+    found = memory_restore.begin(made, process)[1]
+    told["found"] = found and found.step
+    copies.remove()
+    return told
+
+
+def _fail(copies: Any) -> None:
+    def write(*arguments: Any) -> None:
+        raise OSError(28, os.strerror(28))
+
+    copies._write = write
+
+
+def too_small(process: Any, folder: Any, memory: Any) -> tuple[bool, bool]:
+    """Whether copies are due before and after the first one, in a memory of some KiB."""
+    from launcher.train import loop, memory_restore
+
+    os.environ["LAUNCHER_MEMORY"] = str(memory)
+    copies, _ = memory_restore.begin(prepared(folder, {"kind": "ddp"}), process)
+    assert copies is not None
+    run = strategy_steps.build(process, folder, {"kind": "ddp"})
+    before = copies.due(1)
+    strategy_steps.take(run, 1)
+    copies.copy(run.engine.state_dict(), loop.state(run))
+    strategy_steps.take(run, 1)
+    return before, copies.due(2)

@@ -44,10 +44,20 @@ def prepared(tmp_path_factory):
     os.chdir(before)
 
 
-@pytest.mark.parametrize("world, nodes", [(2, 2), (4, 2)])
-def test_every_strategy_goes_on_to_the_last_bit_from_its_copy_also_where_a_node_is_lost(prepared, memory, world, nodes):
-    found = ranks.on_ranks(world, memory_steps.round_trips, prepared, memory, cases(world), nodes)
-    for case, told in zip(cases(world), zip(*found, strict=True), strict=True):
+SHORT = {2: [DDP, FSDP, {**ZERO, "zero": 1}, {**ZERO, "zero": 3, "offload": "all"}], 4: OTHERS[4]}
+ROUNDS = [
+    *(pytest.param(world, few, id=f"{world}-few") for world, few in SHORT.items()),
+    *(pytest.param(world, cases(world), id=f"{world}-all", marks=pytest.mark.soak) for world in SHORT),
+]
+
+
+@pytest.mark.parametrize("world, layouts", ROUNDS)
+def test_every_strategy_goes_on_to_the_last_bit_from_its_copy_also_where_a_node_is_lost(
+    prepared, memory, world, layouts
+):
+    """It alone proves that the state of every engine survives a copy, on both of two nodes and from one of them."""
+    found = ranks.on_ranks(world, memory_steps.round_trips, prepared, memory, layouts, 2)
+    for case, told in zip(layouts, zip(*found, strict=True), strict=True):
         for rank in told:
             assert rank == {"same": [True, True], "steps": [3, 3]}, case
 
@@ -61,3 +71,13 @@ FALLS_BACK = {
 def test_a_copy_that_is_torn_damaged_or_of_another_layout_gives_way_to_the_one_before_it(prepared, memory):
     for damage, step in FALLS_BACK.items():
         assert ranks.on_ranks(2, memory_steps.damages, prepared, memory, damage) == [step, step], damage
+
+
+def test_a_copy_that_fails_on_one_node_is_the_last_and_the_one_before_it_stays(prepared, memory):
+    found = ranks.on_ranks(2, memory_steps.failures, prepared, memory)
+    assert found == [{"due": [True, True, True, False], "found": 2}] * 2
+
+
+def test_training_goes_on_without_copies_where_they_do_not_fit(prepared, memory):
+    with support.tmpfs(memory / "small", "64k"):
+        assert ranks.on_ranks(2, memory_steps.too_small, prepared, memory / "small") == [(True, False)] * 2
