@@ -16,7 +16,10 @@ from launcher.distributed.heartbeat import Beat, Stage
 from launcher.distributed.stacks import Frame, Stack
 
 _FIRST_TIME = 10
-"""A stage that a rank enters for the first time, and the start, may last this many times the least limit."""
+"""A stage that a rank enters for the first time may last this many times the least limit."""
+_RARE = (Stage.STARTING, Stage.SCORING, Stage.SAVING)
+"""Stages whose length varies, as with a shared disk. They may last as long as a first one, and half of the longest
+limit."""
 _POLL_SECONDS = 0.25
 _LONGEST_POLL = 1.0
 """Seconds between two checks that count at most. If there are more, this process did not run."""
@@ -91,8 +94,10 @@ class Watchdog:
         least, stage = self._least or 0.0, beat.position.stage
         if stage is Stage.LEAVING:
             return float("inf")
-        if stage is Stage.STARTING or beat.allowed is None:
+        if stage in _RARE or beat.allowed is None:
             least *= _FIRST_TIME
+        if stage in _RARE:
+            least = max(least, self._most / 2)
         return max(least, min(beat.allowed or 0.0, self._most))
 
     def _examined(self, beats: Sequence[Beat]) -> list[RankState]:

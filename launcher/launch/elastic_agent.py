@@ -121,8 +121,8 @@ def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
 def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, logs: failure.RankLogs) -> failure.Failure:
     """Return the failure of the rank that failed first. If the failed ranks only waited for a stalled one, return that
     one."""
-    first = failure.first(failures, logs)
     positions = heartbeat.positions(spec.heartbeats)
+    first = failure.with_positions(failure.first(failures, logs), positions)
     behind = heartbeat.behind(positions)
     stalled = min((time.monotonic() - position.time for position in behind), default=0.0)
     if (
