@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -80,6 +81,14 @@ def test_a_run_that_is_stopped_and_continued_does_not_hang(workspace, monkeypatc
     process.communicate()
     assert hangs.events("hang") == []
     assert not list(Path("runs/x/logs").glob("stacks-rank*"))
+
+
+def test_a_slow_rank_is_named_with_host_and_device(workspace, monkeypatch):
+    """6 s: the seconds of each rank travel in the exchange of each step."""
+    hangs.run("is_a_straggler", monkeypatch, code=0, train__steps=60)
+    named = re.findall(r"note: (rank .* over 50 steps)", Path("runs/x/logs/rank0.log").read_text())
+    assert len(named) == 1
+    assert re.match(rf"rank 1 on {re.escape(socket.gethostname())} \(cpu\) takes [\d.]+ times the median", named[0])
 
 
 @pytest.mark.soak
