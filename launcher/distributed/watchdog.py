@@ -102,7 +102,9 @@ class Watchdog:
 
     def _examined(self, beats: Sequence[Beat]) -> list[RankState]:
         """Return the states of ranks that stand still; empty: they have moved meanwhile, compile, or are debugged."""
-        states = [self._state(beat) for beat in beats]
+        # a stopped rank last: the others move on while it writes its stacks
+        ordered = sorted(beats, key=lambda beat: process_status(beat.pid) == STOPPED)
+        states = [self._state(beat) for beat in ordered]
         if any(state.process == STOPPED for state in states):
             return states
         if self._moved(heartbeat.read(self._file)):
