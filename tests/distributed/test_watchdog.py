@@ -73,6 +73,17 @@ def test_a_pause_of_five_times_the_longest_one_is_healthy(ranks):
     assert 100 < ranks.hang_after(200) < 102
 
 
+def test_the_limit_is_that_of_the_rank_for_which_the_others_wait(ranks):
+    """They may have waited for long before."""
+    for step in (1, 2, 3):
+        ranks.beat(Stage.LOADING, step)
+        ranks.beat(Stage.AGREEING, step, after=1)
+        assert ranks.hang_after(100) is None
+    ranks.beat(Stage.LOADING, 4)
+    ranks.beat(Stage.AGREEING, 4, rank=1)
+    assert 60 < ranks.hang_after(100) < 62
+
+
 def test_a_step_twice_as_slow_as_usual_is_healthy(ranks):
     ranks.train(1, 3, seconds=50)
     ranks.train(4, 5, seconds=100)
@@ -122,6 +133,7 @@ def test_time_in_which_the_launcher_does_not_run_does_not_count(ranks):
     """SIGSTOP of the whole job and SIGCONT, or a machine that was suspended, by a clock that counts the pause."""
     ranks.train(1, 3)
     ranks.beat(Stage.LOADING, 4)
+    assert ranks.hang_after(1) is None
     ranks.now += 10_000
     assert ranks.hang_after(50) is None
     assert 5 < ranks.hang_after(50) < 12
