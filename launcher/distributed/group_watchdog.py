@@ -65,8 +65,9 @@ class _RankWatch:
         with suppress(dist.DistError):
             while True:
                 time.sleep(_POLL_SECONDS)
-                position, turn = heartbeat.positions(self._beats)[0], turn + 1
-                sign = [turn, position.step, position.left, int(position.stage), os.getpid(), host]
+                beat, turn = heartbeat.read(self._beats)[0], turn + 1
+                position, ends = beat.position, time.time() + self._own.limit(beat)
+                sign = [turn, ends, position.step, position.left, int(position.stage), os.getpid(), host]
                 self._store.set(_sign_key(self._group.rank), json.dumps(sign))
                 if (hang := self._found()) is not None:
                     self._act(hang)
@@ -93,17 +94,18 @@ class _RankWatch:
         return hangs.explain([*found, *(self._silent_state(other, states[0].seconds) for other in silent)])
 
     def _is_silent(self, rank: int) -> bool:
-        """Return whether a rank has given no sign of life for a while. Its first sign is waited for."""
+        """Return whether a rank has given no sign of life for as long as it may stay in its stage. Its first sign is
+        waited for."""
         if not self._store.check([_sign_key(rank)]):
             return False
         sign, now = self._store.get(_sign_key(rank)), time.monotonic()
         before, since = self._signs.get(rank, (b"", now))
         self._signs[rank] = (sign, since if sign == before else now)
-        return sign == before and now - since > _SILENT_SECONDS
+        return sign == before and now - since > _SILENT_SECONDS and time.time() > json.loads(sign)[1]
 
     def _silent_state(self, rank: int, seconds: float) -> RankState:
         """Return the state of a silent rank, with its stack if it is on this host."""
-        _, step, left, stage, pid, host = json.loads(self._store.get(_sign_key(rank)))
+        _, _, step, left, stage, pid, host = json.loads(self._store.get(_sign_key(rank)))
         state = RankState(rank, step, left, Stage(stage), seconds)
         if host != launch_env.host_name():
             return replace(state, host=host)

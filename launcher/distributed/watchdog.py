@@ -83,14 +83,15 @@ class Watchdog:
     def _overdue(self, beats: Sequence[Beat]) -> bool:
         """Return whether the ranks furthest behind, for which the others wait, stand still for too long."""
         behind = {position.rank for position in heartbeat.behind([beat.position for beat in beats])}
-        late = [self._silence(beat) > self._limit(beat) for beat in beats if beat.position.rank in behind]
+        late = [self._silence(beat) > self.limit(beat) for beat in beats if beat.position.rank in behind]
         quiet = min((self._silence(beat) for beat in beats), default=0.0)
         return bool(late) and all(late) and quiet > min(_QUIET_SECONDS, (self._least or 0.0) / 2)
 
     def _silence(self, beat: Beat) -> float:
         return self._clock - self._since[beat.position.rank][1]
 
-    def _limit(self, beat: Beat) -> float:
+    def limit(self, beat: Beat) -> float:
+        """Return the seconds that a rank may stay where its last beat says."""
         least, stage = self._least or 0.0, beat.position.stage
         if stage is Stage.LEAVING:
             return float("inf")
