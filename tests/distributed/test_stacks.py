@@ -37,12 +37,12 @@ def child(tmp_path):
     command = [sys.executable, "-c", CHILD, tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
+        support.wait_for(lambda: psutil.Process(process.pid).status() == "sleeping")
         yield process
         process.kill()
 
 
 def test_a_process_in_native_code_shows_the_line_that_called_it(child, tmp_path):
-    support.wait_for(lambda: psutil.Process(child.pid).status() == "sleeping")
     stack = stacks.request(child.pid, stacks.path(tmp_path, 3))
     assert [(frame.function, frame.line) for frame in stack.frames][:2] == [("stands", 10), ("<module>", 14)]
     assert stack.text.count("most recent call first") == 2
