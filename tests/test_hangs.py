@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -55,11 +56,15 @@ def test_a_run_that_hung_is_started_again_and_finishes(workspace, monkeypatch):
 
 
 def test_a_hang_may_only_be_reported(workspace, monkeypatch):
-    """9 s: the ranks stay, so that a debugger can be attached, until the group gives up."""
-    words = ["cluster.watchdog.action=report", "cluster.timeout=0.1"]
-    story = hangs.run("calls_native_code", monkeypatch, *words)
-    assert story.sentence.startswith("note: rank 1 has been in forward of step 12 ")
-    assert "rank 1 failed: it stood still at step 12" in story.stderr
+    """6 s: the ranks stay, so that a debugger can be attached."""
+    monkeypatch.setenv("HANGS", "calls_native_code")
+    words = [f"cluster.watchdog.seconds={hangs.SECONDS}", "cluster.watchdog.action=report"]
+    process = support.start("run", hangs.recipe(), "--ranks", 2, *words)
+    support.wait_for(lambda: Path("runs/x/jobs.jsonl").is_file() and hangs.events("hang"), 150)
+    time.sleep(1)
+    assert process.poll() is None
+    assert [hang["action"] for hang in hangs.events("hang")] == ["report"]
+    support.kill_group(process)
 
 
 def test_a_run_that_is_stopped_and_continued_does_not_hang(workspace, monkeypatch):
@@ -78,6 +83,14 @@ def test_a_run_that_is_stopped_and_continued_does_not_hang(workspace, monkeypatc
     assert not list(Path("runs/x/logs").glob("stacks-rank*"))
 
 
+def test_a_slow_rank_is_named_with_host_and_device(workspace, monkeypatch):
+    """6 s: the seconds of each rank travel in the exchange of each step."""
+    hangs.run("is_a_straggler", monkeypatch, code=0, train__steps=60)
+    named = re.findall(r"note: (rank .* over 50 steps)", Path("runs/x/logs/rank0.log").read_text())
+    assert len(named) == 1
+    assert re.match(rf"rank 1 on {re.escape(socket.gethostname())} \(cpu\) takes [\d.]+ times the median", named[0])
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("round", range(5))
 def test_every_hang_is_named_five_times(workspace, monkeypatch, capsys, round):
@@ -91,6 +104,15 @@ def test_every_hang_is_named_five_times(workspace, monkeypatch, capsys, round):
             print(f"\n{fault:20} {story.seconds:4.1f} s  {story.sentence.partition('; start it')[0]}")
 
 
+def test_ranks_in_collectives_of_different_sizes_are_named_when_gloo_aborts(workspace, monkeypatch):
+    """4 s: gloo does not wait, but aborts the rank that receives too much, whichever left something out."""
+    story = hangs.run("skips_another_size", monkeypatch)
+    assert re.match(
+        r"rank \d was aborted: gloo received data of another size than expected: ranks have called", story.sentence
+    )
+    assert ": rank 1 at step 12 (in the backward pass), ranks 0, 2 at step 12 (in the forward pass)" in story.sentence
+
+
 def test_a_hang_under_torchrun_as_a_child_of_the_launcher_is_reported(workspace, monkeypatch):
     """10 s: torchrun starts and ends the ranks, and knows of no hang."""
     story = hangs.run("calls_native_code", monkeypatch, "--via", "torchrun")
@@ -100,17 +122,32 @@ def test_a_hang_under_torchrun_as_a_child_of_the_launcher_is_reported(workspace,
     assert "; start it again and it goes on from step 10" in story.stderr
 
 
-@pytest.mark.parametrize("fault", ["loads_slowly", "calls_native_code"])
+@pytest.mark.parametrize("fault", [pytest.param("loads_slowly", marks=pytest.mark.soak), "calls_native_code"])
 def test_torchrun_ends_ranks_that_hang(workspace, monkeypatch, fault):
-    """15 s each: no agent of the launcher is there. In native code that holds the interpreter's lock, not even a thread
+    """15 s: no agent of the launcher is there. In native code that holds the interpreter's lock, not even a thread
     of the rank runs, so that another rank has to name it."""
     monkeypatch.setenv("HANGS", fault)
     monkeypatch.setenv("LAUNCHER_WATCHDOG_SECONDS", str(hangs.SECONDS))
     command = support.starts(hangs.recipe(train__workers=2), 2)["by hand"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 1, done.stderr
-    said = re.search(r"rank 1 has been in .*", done.stderr)
+    stage = "forward of step 12" if fault == "calls_native_code" else "data of step"
+    said = re.search(rf"rank 1 has been in {stage} .*", done.stderr)
     assert said and hangs.line(fault) in said[0], done.stderr
     assert "; rank 0 waits in the " in said[0]
     assert "(the stacks of all ranks: " in said[0]
     assert [hang["rank"] for hang in hangs.events("hang")] == [1]
+
+
+@pytest.mark.soak
+def test_a_run_that_compiles_for_longer_than_the_limit_does_not_hang(workspace):
+    """The limit of a first forward is 10 s here."""
+    compiled = {
+        "train__compile": True,
+        "train__precision": "fp32",
+        "model": {"kind": "config", "type": "bert", **support.TINY},
+    }
+    support.corpus(Path())
+    recipe = support.write(support.mlm("x", **compiled))
+    support.launcher("run", recipe, "--ranks", 2, "cluster.watchdog.seconds=1", timeout=600)
+    assert hangs.events("hang") == []

@@ -17,9 +17,9 @@ class Watchdog(Strict):
 
     seconds: Literal["auto", "off"] | Annotated[float, Field(gt=0, le=1e6)] = "auto"
     """Seconds without progress after which a rank counts as hung, at least. `auto`: 60. The limit is five times the
-    longest pause so far in the same stage of a step if that is longer (two times that of its first visit), and ten
-    times these seconds at the start and in a stage that a rank enters for the first time. `off`: hangs are not
-    detected, and ranks wait for `timeout`."""
+    longest pause so far in the same stage of a step if that is longer (two times that of its first visit). It is ten
+    times these seconds in a stage that a rank enters for the first time, and half of `timeout` if that is longer at the
+    start, in a save and for metrics. `off`: hangs are not detected, and ranks wait for `timeout`."""
     action: Literal["restart", "fail", "report"] = "restart"
     """Reaction to a hang. `restart`: the ranks are ended and started again, if `max_restarts` allows it, else the run
     fails. `fail`: the run fails. `report`: the hang is only logged."""

@@ -4,13 +4,14 @@ import os
 import re
 import signal
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.config import paths
-from launcher.distributed.hangs import Hang
+from launcher.distributed.hangs import Hang, names
+from launcher.distributed.heartbeat import Position
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import ProcessFailure
@@ -36,6 +37,9 @@ _NO_ERROR_FILE = "To enable traceback see"
 _WATCHDOG = re.compile(r"Watchdog caught collective operation timeout: WorkNCCL\((.*?)\) ran for (\d+) milliseconds")
 _OPERATION = re.compile(r"OpType=(\w+)")
 _CUDA_ERROR = re.compile(r"CUDA error: [^\n]+")
+_MISMATCH = "Received data size doesn't match expected size"
+"""Part of gloo's message when a rank receives data of another collective (transport/tcp/pair.cc)."""
+DIFFERENT_COLLECTIVES = "gloo received data of another size than expected: ranks have called different collectives"
 _LAST_BYTES = 1 << 16
 """Bytes at the end of a log in which an aborted rank's libraries say why: their messages and C++ stacks."""
 
@@ -119,6 +123,8 @@ class RankLogs:
             operation, seconds = _OPERATION.search(found[-1][1]), int(found[-1][2]) / 1000
             what = f"its {operation[1] if operation else 'collective'} waited {seconds:.0f} s for another rank"
             return f"NCCL's watchdog caught collective operation timeout: {what} (cluster.timeout)"
+        if _MISMATCH in text:
+            return DIFFERENT_COLLECTIVES
         errors = _CUDA_ERROR.findall(text)
         return str(errors[-1]) if errors else ""
 
@@ -188,6 +194,21 @@ def explain_exit(error: BaseException) -> BaseException:
 def hung(hang: Hang) -> Failure:
     """Return the failure of a rank that the watchdog has found."""
     return Failure(hang.rank, 1, hang.sentence, "", int(time.time()), hung=True)
+
+
+def with_positions(failure: Failure, positions: Sequence[Position]) -> Failure:
+    """Return a failure with the positions of ranks if it says that they have called different collectives.
+
+    The smallest group of ranks at one place comes first: it has probably left a collective out.
+    """
+    groups = dict[object, list[Position]]()
+    for position in positions:
+        groups.setdefault(position.progress, []).append(position)
+    if failure.message != DIFFERENT_COLLECTIVES or len(groups) < 2:
+        return failure
+    ordered = sorted(groups.values(), key=lambda group: (len(group), [-value for value in group[0].progress]))
+    where = ", ".join(f"{names([one.rank for one in group])} {group[0]}" for group in ordered)
+    return replace(failure, message=f"{failure.message}: {where}")
 
 
 def stalled(rank: int, where: str, seconds: float) -> Failure:

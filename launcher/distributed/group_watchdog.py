@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch.distributed as dist
@@ -48,6 +48,38 @@ def start(group: ProcessGroup, folder: Path, config: Config) -> Heartbeat:
     return beats
 
 
+@dataclass(frozen=True)
+class _Sign:
+    """Sign of life of a rank. `turn`: count of signs. `ends`: seconds since the epoch until which the rank may stay in
+    its stage. `beats`: file of its beats, for ranks on the same host."""
+
+    turn: int
+    ends: float
+    step: int
+    left: int
+    stage: int
+    pid: int
+    host: str
+    beats: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the rank is on this host."""
+        return self.host == launch_env.host_name()
+
+    def now(self, own: Watchdog) -> "_Sign":
+        """Return the sign as of now if the rank is on this host: a rank goes on between signs. `own`: knows limits."""
+        if not self.is_here:
+            return self
+        try:
+            beat = heartbeat.read(Path(self.beats))[0]
+        except (OSError, ValueError, IndexError):  # the rank has ended
+            return self
+        at = beat.position
+        ends = time.time() + own.limit(beat) - (time.monotonic() - at.time)
+        return replace(self, ends=ends, step=at.step, left=at.left, stage=int(at.stage))
+
+
 class _RankWatch:
     """One rank's part of the watch. `store`: a connection of its own, because the group may block the other one."""
 
@@ -65,9 +97,10 @@ class _RankWatch:
         with suppress(dist.DistError):
             while True:
                 time.sleep(_POLL_SECONDS)
-                position, turn = heartbeat.positions(self._beats)[0], turn + 1
-                sign = [turn, position.step, position.left, int(position.stage), os.getpid(), host]
-                self._store.set(_sign_key(self._group.rank), json.dumps(sign))
+                beat, turn = heartbeat.read(self._beats)[0], turn + 1
+                at, ends = beat.position, time.time() + self._own.limit(beat)
+                sign = _Sign(turn, ends, at.step, at.left, int(at.stage), os.getpid(), host, str(self._beats))
+                self._store.set(_sign_key(self._group.rank), json.dumps(asdict(sign)))
                 if (hang := self._found()) is not None:
                     self._act(hang)
 
@@ -86,28 +119,37 @@ class _RankWatch:
         if rank != min(posted, default=rank):
             return None
         silent = [other for other in range(self._group.world) if other not in posted]
-        signs = [self._is_silent(other) for other in silent]  # each is looked at
+        signs = [self._is_silent(other, states[0].step) for other in silent]  # each is looked at
         if not all(signs):
             return None
         found = [RankState.of_json(json.loads(self._store.get(_state_key(other)))) for other in posted]
         return hangs.explain([*found, *(self._silent_state(other, states[0].seconds) for other in silent)])
 
-    def _is_silent(self, rank: int) -> bool:
-        """Return whether a rank has given no sign of life for a while. Its first sign is waited for."""
+    def _is_silent(self, rank: int, step: int) -> bool:
+        """Return whether a rank has given no sign of life for as long as it may stay in its stage. Its first sign is
+        waited for.
+
+        `step`: of this rank, which the other one has reached too: a sign of an earlier step shows no stage any more.
+        """
         if not self._store.check([_sign_key(rank)]):
             return False
         sign, now = self._store.get(_sign_key(rank)), time.monotonic()
         before, since = self._signs.get(rank, (b"", now))
         self._signs[rank] = (sign, since if sign == before else now)
-        return sign == before and now - since > _SILENT_SECONDS
+        last = self._sign(rank).now(self._own)
+        return sign == before and now - since > _SILENT_SECONDS and (time.time() > last.ends or last.step < step)
+
+    def _sign(self, rank: int) -> _Sign:
+        return _Sign(**json.loads(self._store.get(_sign_key(rank))))
 
     def _silent_state(self, rank: int, seconds: float) -> RankState:
         """Return the state of a silent rank, with its stack if it is on this host."""
-        _, step, left, stage, pid, host = json.loads(self._store.get(_sign_key(rank)))
-        state = RankState(rank, step, left, Stage(stage), seconds)
-        if host != launch_env.host_name():
-            return replace(state, host=host)
-        file, process = stacks.path(self._folder / paths.LOGS, rank), watchdog.process_status(pid)
+        sign = self._sign(rank).now(self._own)
+        state = RankState(rank, sign.step, sign.left, Stage(sign.stage), seconds)
+        if not sign.is_here:
+            return replace(state, host=sign.host)
+        pid, file = sign.pid, stacks.path(self._folder / paths.LOGS, rank)
+        process = watchdog.process_status(pid)
         state = replace(state, process=process)
         revive = process == hangs.STOPPED and self._config.action != "report"
         if process == hangs.STOPPED and not revive:
@@ -123,10 +165,10 @@ class _RankWatch:
             return
         _log.error("%s (the stacks of all ranks: %s/%s*.txt)", hang.sentence, self._folder / paths.LOGS, paths.STACKS)
         failure_notice.post_for(self._store, hang.rank)
-        *_, pid, host = json.loads(self._store.get(_sign_key(hang.rank)))
-        if host == launch_env.host_name():
+        sign = self._sign(hang.rank)
+        if sign.is_here:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(sign.pid, signal.SIGKILL)
         threading.Event().wait()  # the notice ends this process
 
 

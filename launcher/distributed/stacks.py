@@ -5,10 +5,13 @@ is SIGURG, which processes without a handler ignore. Forked processes of a rank,
 the handler and the file.
 """
 
+import ctypes
 import faulthandler
 import os
+import platform
 import re
 import signal
+import sys
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -21,6 +24,8 @@ import psutil
 from launcher.config import paths
 
 SIGNAL = signal.SIGURG
+_TGKILL = {"x86_64": 234, "aarch64": 131}
+"""Number of the system call that signals one thread. The C library has no function for it before glibc 2.30."""
 _ANSWER_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+[^\n]*:$", re.MULTILINE)
@@ -124,7 +129,7 @@ def request(pid: int, file: Path, revive: bool = False) -> Stack | None:
     """
     try:
         before = file.stat().st_size
-        os.kill(pid, SIGNAL)
+        _signal_main_thread(pid)
         if revive:
             os.kill(pid, signal.SIGCONT)
         text = _answer(file, before)
@@ -133,6 +138,19 @@ def request(pid: int, file: Path, revive: bool = False) -> Stack | None:
     except OSError:
         return None
     return parse(text) if text else None
+
+
+def _signal_main_thread(pid: int) -> None:
+    """Send `SIGNAL` to the main thread of a process. A stopped one handles it before it does anything else.
+
+    The kernel may give a signal to the whole process to another thread, and the main thread would move on meanwhile.
+    Raises OSError.
+    """
+    number = _TGKILL.get(platform.machine()) if sys.platform == "linux" else None
+    if number is None:
+        os.kill(pid, SIGNAL)
+    elif ctypes.CDLL(None, use_errno=True).syscall(number, pid, pid, int(SIGNAL)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def request_children(pid: int, file: Path) -> list[Stack]:

@@ -16,7 +16,10 @@ from launcher.distributed.heartbeat import Beat, Stage
 from launcher.distributed.stacks import Frame, Stack
 
 _FIRST_TIME = 10
-"""A stage that a rank enters for the first time, and the start, may last this many times the least limit."""
+"""A stage that a rank enters for the first time may last this many times the least limit."""
+_RARE = (Stage.STARTING, Stage.SCORING, Stage.SAVING)
+"""Stages whose length varies, as with a shared disk. They may last as long as a first one, and half of the longest
+limit."""
 _POLL_SECONDS = 0.25
 _LONGEST_POLL = 1.0
 """Seconds between two checks that count at most. If there are more, this process did not run."""
@@ -80,24 +83,29 @@ class Watchdog:
     def _overdue(self, beats: Sequence[Beat]) -> bool:
         """Return whether the ranks furthest behind, for which the others wait, stand still for too long."""
         behind = {position.rank for position in heartbeat.behind([beat.position for beat in beats])}
-        late = [self._silence(beat) > self._limit(beat) for beat in beats if beat.position.rank in behind]
+        late = [self._silence(beat) > self.limit(beat) for beat in beats if beat.position.rank in behind]
         quiet = min((self._silence(beat) for beat in beats), default=0.0)
         return bool(late) and all(late) and quiet > min(_QUIET_SECONDS, (self._least or 0.0) / 2)
 
     def _silence(self, beat: Beat) -> float:
         return self._clock - self._since[beat.position.rank][1]
 
-    def _limit(self, beat: Beat) -> float:
+    def limit(self, beat: Beat) -> float:
+        """Return the seconds that a rank may stay where its last beat says."""
         least, stage = self._least or 0.0, beat.position.stage
         if stage is Stage.LEAVING:
             return float("inf")
-        if stage is Stage.STARTING or beat.allowed is None:
+        if stage in _RARE or beat.allowed is None:
             least *= _FIRST_TIME
+        if stage in _RARE:
+            least = max(least, self._most / 2)
         return max(least, min(beat.allowed or 0.0, self._most))
 
     def _examined(self, beats: Sequence[Beat]) -> list[RankState]:
         """Return the states of ranks that stand still; empty: they have moved meanwhile, compile, or are debugged."""
-        states = [self._state(beat) for beat in beats]
+        # a stopped rank last: the others move on while it writes its stacks
+        ordered = sorted(beats, key=lambda beat: process_status(beat.pid) == STOPPED)
+        states = [self._state(beat) for beat in ordered]
         if any(state.process == STOPPED for state in states):
             return states
         if self._moved(heartbeat.read(self._file)):

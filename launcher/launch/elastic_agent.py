@@ -136,8 +136,8 @@ def _combine(reports: Mapping[int, "RankReport"]) -> RanksEnded:
 def _cause(failures: Mapping[int, "ProcessFailure"], spec: RendezvousSpec, agent: "LocalAgent") -> failure.Failure:
     """Return the failure of the rank that failed first. If the failed ranks only waited for a stalled one, return that
     one."""
-    first = agent.failed or failure.first(failures, agent.logs)
     positions = heartbeat.positions(spec.heartbeats)
+    first = failure.with_positions(agent.failed or failure.first(failures, agent.logs), positions)
     behind = heartbeat.behind(positions)
     stalled = min((time.monotonic() - position.time for position in behind), default=0.0)
     if (

@@ -87,7 +87,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
             return RunResult(state=WorkerState.HEALTHY)
         self._judge(failure.hung(hang), may_restart=action == "restart")
         self._end_the_others(seconds=0)
-        failures = {worker.global_rank: self._failure(row) for row, worker in enumerate(worker_group.workers)}
+        failures = {worker.global_rank: self._failure(row, "") for row, worker in enumerate(worker_group.workers)}
         return RunResult(state=WorkerState.FAILED, failures=failures)
 
     def _judge(self, first: failure.Failure, may_restart: bool = True) -> None:
@@ -173,9 +173,15 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
             return []
         return [row for row, process in enumerate(context._pc.processes) if process.exitcode is not None]
 
-    def _failure(self, row: int) -> ProcessFailure:
+    def _failure(self, row: int, error_file: str | None = None) -> ProcessFailure:
+        """Return the failure of a rank whose process has ended. `error_file`: None: its own, unless it was killed while
+        it wrote that file; empty: none."""
         process = self._pcontext._pc.processes[row]
-        return ProcessFailure(row, process.pid, process.exitcode, self._pcontext.error_files[row])
+        file = self._pcontext.error_files[row] if error_file is None else error_file
+        try:
+            return ProcessFailure(row, process.pid, process.exitcode, file)
+        except ValueError:
+            return ProcessFailure(row, process.pid, process.exitcode, "")
 
     def _end_the_others(self, seconds: float = _SECONDS_TO_FOLLOW) -> None:
         """End all ranks. Ranks that wait for a dead one handle no signal, so that they are killed after some

@@ -23,7 +23,7 @@ def stands():
     mutex, library = ctypes.create_string_buffer(64), ctypes.PyDLL(None)
     library.pthread_mutex_lock(mutex)
     print(flush=True)
-    library.pthread_mutex_lock(mutex)  # line 9
+    library.pthread_mutex_lock(mutex)  # line 10
 
 stacks.register(Path(sys.argv[1]), 3)
 threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -37,14 +37,14 @@ def child(tmp_path):
     command = [sys.executable, "-c", CHILD, tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
+        support.wait_for(lambda: psutil.Process(process.pid).status() == "sleeping")
         yield process
         process.kill()
 
 
 def test_a_process_in_native_code_shows_the_line_that_called_it(child, tmp_path):
-    support.wait_for(lambda: psutil.Process(child.pid).status() == "sleeping")
     stack = stacks.request(child.pid, stacks.path(tmp_path, 3))
-    assert [(frame.function, frame.line) for frame in stack.frames][:2] == [("stands", 9), ("<module>", 13)]
+    assert [(frame.function, frame.line) for frame in stack.frames][:2] == [("stands", 10), ("<module>", 14)]
     assert stack.text.count("most recent call first") == 2
     again = stacks.request(child.pid, stacks.path(tmp_path, 3))
     assert again.frames == stack.frames
@@ -56,7 +56,7 @@ def test_a_stopped_process_answers_only_if_it_is_continued_and_is_stopped_again(
     support.wait_for(lambda: psutil.Process(child.pid).status() == "stopped")
     assert stacks.request(child.pid, stacks.path(tmp_path, 3)) is None
     monkeypatch.setattr(stacks, "_ANSWER_SECONDS", 20)
-    assert stacks.request(child.pid, stacks.path(tmp_path, 3), revive=True).frames[0].line == 9
+    assert stacks.request(child.pid, stacks.path(tmp_path, 3), revive=True).frames[0].line == 10
     support.wait_for(lambda: psutil.Process(child.pid).status() == "stopped")
 
 

@@ -45,6 +45,10 @@ class Task(_base.Task):
                 self.misbehave()
             elif os.environ["HANGS"] == "skips_a_collective":
                 dist.barrier()  # skips_a_collective
+            if hangs("is_a_straggler"):
+                time.sleep(0.03)
+            if os.environ["HANGS"] == "skips_another_size" and not (Task.calls == 12 and hangs("skips_another_size")):
+                dist.all_reduce(torch.ones(1000))
         return super().loss(model, batch)
 
     def misbehave(self):

@@ -257,3 +257,29 @@ def test_a_gradient_is_clipped_to_the_largest_norm():
     assert [factor(norm, 1.0) for norm in (0.5, 4.0)] == [1.0, pytest.approx(0.25)]
     assert factor(4.0, None) == 1.0 and factor(4.0, None, 8.0) == 0.125
     assert all(math.isnan(factor(norm, largest)) for norm in (math.inf, math.nan) for largest in (None, 1.0))
+
+
+def evaluating(process, folder):
+    """The stages of an evaluation that a rank goes through, the number of its micro-batches, and its own seconds, which
+    all ranks learn at a step."""
+    from dataclasses import replace
+
+    from launcher.distributed.heartbeat import Heartbeat
+    from launcher.train import loop, step_sync
+
+    class Recorded(Heartbeat):
+        def beat(self, stage, step=0, left=0):
+            stages.append(stage.name)
+
+    stages = []
+    run = strategy_steps.build(process, folder, {"kind": "ddp"})
+    loop.evaluate(replace(run, heartbeat=Recorded()))
+    own = step_sync.sync_step_info(process, run.batches.dataset[0], own=0.5 + process.rank).own
+    return stages, len(list(run.validation)), own
+
+
+def test_every_micro_batch_of_an_evaluation_is_a_beat(folders):
+    """So that a long one does not count as a hang."""
+    for stages, parts, own in ranks.on_ranks(2, evaluating, folders["dry"]):
+        assert stages == ["STARTING", *["EVALUATING"] * (1 + parts), "SCORING"] and parts > 0
+        assert own == (0.5, 1.5)
