@@ -104,17 +104,18 @@ def build(
         progress=progress,
         sinks=[],
         stop=stop,
-        saver=CheckpointSaver(
-            run.folder,
-            recipe.checkpoint,
-            process,
-            stop,
-            checkpoint_interval.between_failures(run.cluster),
-            step=resume.step if resume else -1,
-        ),
+        saver=_saver(run, process, stop, resume),
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )
     return built, notes + engine_notes
+
+
+def _saver(
+    run: run_setup.PreparedRun, process: ProcessGroup, stop: StopMonitor, resume: SavedCheckpoint | None
+) -> CheckpointSaver:
+    between_failures = checkpoint_interval.between_failures(run.cluster)
+    saved = resume.step if resume else -1
+    return CheckpointSaver(run.folder, run.recipe.checkpoint, process, stop, between_failures, saved)
 
 
 def _batches(run: run_setup.PreparedRun, task: Task, process: ProcessGroup) -> tuple[RankBatches, Parts | None]:

@@ -1,7 +1,7 @@
 """metrics.jsonl in the run folder, with an object in each line. Numbers that are not finite are null.
 
-If the disk is full or fails, training continues, and lines are kept in memory until there is room. If the run ends before that,
-lines are lost and the run fails.
+If the disk is full or fails, training continues, and lines are kept in memory until there is room. If the run ends
+before that, lines are lost and the run fails.
 """
 
 import json

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 NAME = r"step-[0-9]+"
-HALF_WRITTEN = rf"{NAME}|\.{NAME}(\.[0-9a-f]+)?\.partial"
+HALF_WRITTEN = rf"{NAME}|\.{NAME}(\.[0-9a-f]+)?\.partial|\.probe-[0-9a-f]+(-renamed)?"
 
 
 def folder_name(step: int) -> str:
