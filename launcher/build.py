@@ -107,17 +107,18 @@ def build(
         progress=progress,
         sinks=[],
         stop=stop,
-        saver=CheckpointSaver(
-            run.folder,
-            recipe.checkpoint,
-            process,
-            stop,
-            checkpoint_interval.between_failures(run.cluster),
-            step=resume.step if resume and resume.on_disk and not progress.evaluation_due else -1,
-        ),
+        saver=_saver(run, process, stop, None if progress.evaluation_due else resume),
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )
     return built, notes + engine_notes
+
+
+def _saver(
+    run: run_setup.PreparedRun, process: ProcessGroup, stop: StopMonitor, resume: SavedCheckpoint | None
+) -> CheckpointSaver:
+    between_failures = checkpoint_interval.between_failures(run.cluster)
+    saved = resume.step if resume is not None and resume.on_disk else -1
+    return CheckpointSaver(run.folder, run.recipe.checkpoint, process, stop, between_failures, saved)
 
 
 def _found_before(run: run_setup.PreparedRun, ranks: int) -> tuple[list[int], int | None]:

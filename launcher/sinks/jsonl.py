@@ -1,7 +1,7 @@
 """metrics.jsonl in the run folder, with an object in each line. Numbers that are not finite are null.
 
-If the disk is full, training continues, and lines are kept in memory until there is room. If the run ends before that,
-lines are lost and the run fails.
+If the disk is full or fails, training continues, and lines are kept in memory until there is room. If the run ends
+before that, lines are lost and the run fails.
 """
 
 import json
@@ -62,7 +62,7 @@ class Sink(sinks.Sink[Config]):
             raise disk_full.DiskFull(f"{lines} of {self._path} could not be written: {full}")
 
     def _flush(self) -> str | None:
-        """Write the waiting lines. Returns None, or a description of the full disk if there is no room.
+        """Write the waiting lines. Returns None, or a description of the full or failing disk.
 
         A partly written line is completed later.
         """
@@ -70,7 +70,7 @@ class Sink(sinks.Sink[Config]):
             while self._waiting:
                 self._waiting = self._waiting[os.write(self._file, self._waiting) :]
         except OSError as error:
-            if (number := disk_full.number(error)) is None:
+            if (number := disk_full.cause_of(error)) is None:
                 raise
             return disk_full.sentence(self._path.parent, number)
         return None

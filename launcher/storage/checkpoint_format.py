@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 NAME = r"step-[0-9]+"
-HALF_WRITTEN = rf"{NAME}|\.{NAME}(\.[0-9a-f]+)?\.partial"
+HALF_WRITTEN = rf"{NAME}|\.{NAME}(\.[0-9a-f]+)?\.partial|\.probe-[0-9a-f]+(-renamed)?"
 FORMAT = 1
 """Number of this format. COMPLETE of a later format has a higher number; without a number it is 1."""
 

@@ -42,7 +42,11 @@ def cause_of(error: BaseException) -> int | None:
 
 
 def cause(folder: Path, number: int) -> str:
-    """Return what is exhausted for a file in `folder`: the quota, the file size limit, the inodes or the disk."""
+    """Return what is exhausted for a file in `folder`: the quota, the file size limit, the inodes or the disk; or how
+    the disk fails."""
+    if number in _FAILING:
+        how = "is read-only" if number == errno.EROFS else f"fails ({os.strerror(number)})"
+        return f"the disk of {folder} {how}"
     if number == errno.EDQUOT:
         return f"the quota on the disk of {folder} is used up"
     if number == errno.EFBIG:
@@ -57,6 +61,8 @@ def cause(folder: Path, number: int) -> str:
 
 def sentence(folder: Path, number: int, needed: int | None = None, advice: str = "make room there") -> str:
     """Return a sentence with the exhausted resource, the bytes that are needed and free, and advice."""
+    if number in _FAILING:
+        return f"{cause(folder, number)}: nothing can be written there (repair or remount it)"
     if number == errno.EFBIG:
         return f"{cause(folder, number)} (raise that limit, or use another disk)"
     sizes = f"{human(free_bytes(folder))} are free"
@@ -124,5 +130,4 @@ def failing_reported(folder: Path) -> Iterator[None]:
         found = number(error, _FAILING)
         if found is None or isinstance(error, DiskFailed | UserError):
             raise
-        what = "is read-only" if found == errno.EROFS else f"fails ({os.strerror(found)})"
-        raise DiskFailed(f"the disk of {folder} {what}: nothing can be written there (repair or remount it)") from error
+        raise DiskFailed(sentence(folder, found)) from error

@@ -14,8 +14,8 @@ _BYTES = 4096
 def problem(folder: Path) -> str | None:
     """Write, flush and rename a small folder with a file in `folder`, which is created, and remove it again. Returns
     why that fails in a sentence; None: it works."""
-    aside = folder / f".probe.{uuid.uuid4().hex[:16]}"
-    renamed = aside.with_suffix(".renamed")
+    aside = folder / f".probe-{uuid.uuid4().hex[:16]}"
+    renamed = aside.with_name(f"{aside.name}-renamed")
     try:
         with disk_full.failing_reported(folder), disk_full.reported(folder, _BYTES):
             folder.mkdir(parents=True, exist_ok=True)

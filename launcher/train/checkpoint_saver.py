@@ -214,7 +214,7 @@ class CheckpointSaver:
 
     def _wait_in_step(self, write: _Write) -> None:
         """Wait for the save before, as all ranks do, but not for ever: training can go on without it."""
-        write.join(STALL_SECONDS)
+        write.join(max(0.0, write.begun + STALL_SECONDS - time.monotonic()))
         if any(self._process.all_gather_objects(write.is_alive())):
             self._warn_of_stall(write)
         else:

@@ -1,6 +1,8 @@
 """metrics.jsonl: whole lines, in the order they were written, whatever happens to the writer."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -92,6 +94,22 @@ def test_on_a_full_disk_lines_wait_and_none_is_lost_or_cut(about, training, tmp_
         sink.close(True)
         assert [json.loads(line) for line in written(known).splitlines()] == records
         assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS])
+def test_on_a_disk_that_fails_for_a_while_lines_wait_too(about, training, tmp_path, monkeypatch, capsys, number):
+    sink, write = jsonl.Sink(jsonl.Config(), about(folder=tmp_path)), os.write
+
+    def fail(file, data):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", fail)
+    sink.write(training(1))
+    monkeypatch.setattr(os, "write", write)
+    assert capsys.readouterr().out.startswith(f"metrics.jsonl: the disk of {tmp_path} ")
+    sink.write(training(2))
+    sink.close(True)
+    assert [json.loads(line)["step"] for line in written(about(folder=tmp_path)).splitlines()] == [1, 2]
 
 
 def test_lines_that_never_get_room_are_the_runs_failure(about, training, tmp_path):

@@ -43,12 +43,21 @@ def folder(tmp_path_factory):
 # The same as a save that training waits for
 
 
+def slow_copy(copy, parts):
+    from launcher.train.saved_parts import Part
+
+    if threading.current_thread() is not threading.main_thread():
+        time.sleep(0.3)
+    return {name: Part(offsets, values.clone()) for name, (offsets, values) in parts.items()}
+
+
 def twice(process, folder, place, strategies):
-    """The state of a step saved in both ways. The copy is written while training goes on: its first bytes are written
-    two updates later. Then one run goes on from each."""
+    """The state of a step saved in both ways. The copy is slow and the disk slower: the first bytes are written two
+    updates later. Then one run goes on from each."""
     from dataclasses import replace
 
     from launcher.train import loop
+    from launcher.train.saved_parts import HostCopy
 
     told = []
     for number, strategy in enumerate(strategies):
@@ -57,7 +66,7 @@ def twice(process, folder, place, strategies):
         there = {mode: str(Path(place, f"{mode}-{number}-{process.world}")) for mode in ("sync", "async")}
         strategy_steps.take(run, 2)
         loop.begin_save(replace(run, saver=saver(run, there["sync"], mode="sync")))
-        with held(release):
+        with held(release), patch.object(HostCopy, "update", slow_copy):
             run = replace(run, saver=saver(run, there["async"]))
             loop.begin_save(run)
             records = strategy_steps.take(run, 2)
