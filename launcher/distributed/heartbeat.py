@@ -183,6 +183,11 @@ def positions(file: Path) -> list[Position]:
     return [beat.position for beat in read(file)]
 
 
+def have_stepped(file: Path) -> bool:
+    """Return whether all ranks of this machine have completed a step since the file was created."""
+    return bool((_map(file, "r")[:, _SPENT + Stage.UPDATING] > 0).all())
+
+
 def behind(positions: Sequence[Position]) -> list[Position]:
     """Return the ranks that are furthest behind: the others wait for them."""
     least = min((position.progress for position in positions), default=None)

@@ -22,7 +22,7 @@ SHORTEST, LONGEST = 0.5, 60.0
 """Seconds between two lines. They become longer in a long start: a thousandth of its age."""
 _PURPOSES: dict[Stage, Purpose] = {
     Stage.STARTING: "start", Stage.LOADING: "data", Stage.AGREEING: "communicate", Stage.REDUCING: "communicate",
-    Stage.EVALUATING: "evaluate", Stage.SCORING: "evaluate", Stage.SAVING: "save", Stage.LEAVING: "down",
+    Stage.EVALUATING: "evaluate", Stage.SCORING: "evaluate", Stage.SAVING: "save", Stage.LEAVING: "save",
 }  # fmt: skip
 """Purposes of the stages. All others compute; communication that overlaps with them is not seen apart."""
 

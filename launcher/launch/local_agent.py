@@ -56,7 +56,8 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
 
         If a rank had a user error, or fails as it did before, the ranks are not started again.
         """
-        self.restarts.observe(heartbeat.positions(self.rendezvous.heartbeats))
+        beats = self.rendezvous.heartbeats
+        self.restarts.observe(heartbeat.positions(beats), heartbeat.have_stepped(beats))
         if dead := self._dead():
             failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
             self._judge(failure.first(failures, self.logs))
