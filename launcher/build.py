@@ -72,7 +72,6 @@ def build(
     start, weights = resume.step if resume else 0, resume is None or not checkpoint_references.replaced(recipe)
     model, notes = _model(run, process, start, weights)
     notes += kernel_settings.notes(recipe.train.precision, process.device)
-    names = [name for name, _ in model.named_parameters()]
     probes = batches.probe_batches().to(process.device)
     with model_probe.reported(model, recipe.task.kind):
         notes += model_probe.prepare(task, model, probes.one.batch, recipe.train.precision, process.device)
@@ -86,7 +85,7 @@ def build(
     probes = batches.probe_batches().to(process.device)
     engine, randomness, engine_notes = build_engine(recipe, facts, process, task, model, probes)
     process.set_timeouts()  # the engine has made groups of its own
-    progress, other_dropout = _progress(recipe, engine, resume, names, left_out)
+    progress, other_dropout = _progress(recipe, engine, resume, left_out)
     if other_dropout and randomness.modules:
         engine_notes.append(_OTHER_DROPOUT.format(step=start + 1))
     steps, pin = total_steps(recipe, facts), process.device.type != "cpu"
@@ -271,13 +270,14 @@ def _rehearse(engine: Engine, task: Task, example: Batch, process: ProcessGroup,
 
 
 def _progress(
-    recipe: Recipe, engine: Engine, resume: SavedCheckpoint | None, names: list[str], left_out: list[int]
+    recipe: Recipe, engine: Engine, resume: SavedCheckpoint | None, left_out: list[int]
 ) -> tuple[Progress, bool]:
     """Load the checkpoint into the engine. Returns the progress of the run, and whether earlier steps used another
-    definition of dropout. `names`: of all parameters; `left_out`: the steps that the run folder lists."""
+    definition of dropout. `left_out`: the steps that the run folder lists."""
     if resume is None:
         return Progress(scale=LossScale.of(recipe.train.precision), left_out=left_out), False
     state = engine.state_dict()
+    names = [name for name, _ in engine.unwrapped.named_parameters()]
     # parameters that begin to train here; the checkpoint has no moments of these
     thawed = frozen(recipe.model, names) if resume.step == recipe.model.unfreeze_at else []
     checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))

@@ -145,3 +145,12 @@ def sizes(process, folder):
     dataset = replace(strategy_steps.build(process, folder, {"kind": "single"}).batches.dataset, world=3)
     every = [max(replace(dataset, rank=rank)[step].positions) for rank in range(3) for step in range(4)]
     return max(every), dataset.largest(range(4)).padded
+
+
+@pytest.mark.parametrize(("device", "tried"), [("cuda", True), ("cpu", False)])
+def test_accelerators_try_the_largest_micro_batch_before_the_first_step(device, tried):
+    import torch
+
+    from launcher.train import worst_batch
+
+    assert worst_batch.fits_by_trial(torch.device(device)) == tried

@@ -13,7 +13,7 @@ from launcher.contract.order import Order
 from launcher.contract.random import Stream
 from launcher.plan.facts import Facts
 from launcher.tasks import IGNORE, causal_lm, mlm
-from launcher.train.batch_loader import loader
+from launcher.train.batch_loader import BatchLoader
 from launcher.train.data_loader import RankBatches
 
 LONGEST, COUNT = 40, 300
@@ -179,7 +179,19 @@ def test_a_sample_is_drawn_with_the_part_of_the_steps_that_is_done():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+def test_a_lower_limit_holds_from_the_next_batch_on(workers):
+    """Of the same samples; also where processes have computed ahead."""
+    batches, found = BatchLoader(made(world=2, max_tokens=80), 5, 9, workers, pin=False), []
+    for batch in batches:
+        found.append(batch)
+        if len(found) == 2:
+            assert batches.lower(40) and not batches.lower(60)
+    assert [max(batch.positions) <= 40 for batch in found] == [False, False, True, True]
+    assert [batch.digest for batch in found] == [made(world=2, max_tokens=80)[step].digest for step in range(5, 9)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_loader_yields_the_batches_of_its_steps_in_order(workers):
     batches = made(world=2, max_tokens=80)
-    found = [(b.digest, b.padded) for b in loader(batches, 5, 9, workers, pin=False)]
+    found = [(b.digest, b.padded) for b in BatchLoader(batches, 5, 9, workers, pin=False)]
     assert found == [(batches[step].digest, batches[step].padded) for step in range(5, 9)]

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,3 +155,20 @@ def test_a_spike_has_no_factor_unless_it_only_tells():
     found = gradient.Gradient(None, 1.0, norm, spike, None)
     assert gradient.factor_of_step(found, recipe, 1.0) == pytest.approx(1.0)
     assert gradient.factor_of_step(found, skips, 1.0).isnan()
+
+
+def test_a_save_keeps_a_checkpoint_from_before_what_the_next_spike_leaves_out(workspace):
+    recipe = support.small("x", train__on_spike="roll_back", train__spike={"leave_out": 12}, checkpoint={"keep": 2})
+    folder = ranks.ready(support.write(recipe))
+    assert ranks.on_ranks(1, counts, folder)[0] == [2, 3, 3, 2]
+
+
+def counts(process, folder):
+    """The checkpoints that a save at step 30 would keep, of those before."""
+    run = strategy_steps.build(process, folder, {"kind": "single"})
+    run.progress.step = 30
+    told = []
+    for earlier in ([], [10, 15, 25], [10, 19, 29], [10, 18]):
+        saved = [SimpleNamespace(step=step) for step in earlier]
+        told.append(spikes.kept(dataclasses.replace(run, folder=SimpleNamespace(whole=lambda saved=saved: saved))))
+    return told
