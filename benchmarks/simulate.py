@@ -103,7 +103,7 @@ def main() -> None:
     real = goodput.account(lines)
     assert code == 0 and real is not None, f"the run ended with {code}"
     measured = failure_costs.measure(lines)
-    costs, job = Costs(**measured), SimulatedJob(options.steps, EVERY, options.between)
+    costs, job = Costs(**measured), SimulatedJob(options.steps, EVERY, options.between, spares=1)
     same, many = (failure_simulation.simulate(job, costs, runs, options.seed) for runs in (1, 1000))
     print("costs measured: " + ", ".join(f"{name} {seconds:.3f} s" for name, seconds in measured.items()))
     starts = len({line.process for line in lines if line.writer == "rank"})

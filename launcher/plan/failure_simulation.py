@@ -25,8 +25,9 @@ class Costs:
 
     `step`: of an optimiser step. `evaluate`: of evaluations, for each second of steps. `save`: that a checkpoint holds
     up the training; `durable`: after these, until it survives a failure. `detect`: from a failure until it is noticed
-    and the other ranks have ended. `start`: until the first step, with loading. `requeue`: wait for a node where no
-    spare is free. `repair`: until a node that has failed is a spare again.
+    and the other ranks have ended. `launch`: from a command, as of a requeued job, until its ranks begin to start;
+    `start`: of the ranks until the first step, with loading. `requeue`: wait for a node where no spare is free.
+    `repair`: until a node that has failed is a spare again.
     """
 
     step: float
@@ -34,6 +35,7 @@ class Costs:
     start: float
     detect: float = 0.0
     durable: float = 0.0
+    launch: float = 0.0
     requeue: float = 0.0
     repair: float = 0.0
     evaluate: float = 0.0
@@ -81,16 +83,17 @@ def simulate(job: SimulatedJob, costs: Costs, runs: int, seed: int) -> Simulated
     """Simulate so many runs of a job. All run side by side, one start of each at a time."""
     random = np.random.default_rng(seed)
     seconds = {purpose: np.zeros(runs) for purpose in PURPOSES}
-    done, clock, failures = np.zeros(runs), np.zeros(runs), np.zeros(runs)
+    done, clock, failures = np.zeros(runs), np.full(runs, costs.launch), np.zeros(runs)
+    seconds["start"] += costs.launch
     free_at, finished = np.zeros((runs, job.spares)), np.zeros(runs, dtype=bool)
     for _ in range(_MOST_FAILURES):
         left = ~finished
         life = random.exponential(job.between_failures, runs)
         start = _Start.of(job, costs, job.steps - done, life)
-        wait = _waits(free_at, clock + life, costs, left & ~start.finished)
+        wait, requeued = _waits(free_at, clock + life, costs, left & ~start.finished)
         parts: dict[Purpose, Numbers] = {
-            "start": start.start, "compute": start.kept, "lost": start.lost, "save": start.save,
-            "evaluate": start.evaluate, "down": np.where(start.finished, 0.0, costs.detect + wait),
+            "start": start.start + requeued * costs.launch, "compute": start.kept, "lost": start.lost,
+            "save": start.save, "evaluate": start.evaluate, "down": np.where(start.finished, 0.0, costs.detect + wait),
         }  # fmt: skip
         for purpose, values in parts.items():
             seconds[purpose] += np.where(left, values, 0.0)
@@ -143,14 +146,17 @@ class _Start:
         )  # fmt: skip
 
 
-def _waits(free_at: Numbers, now: Numbers, costs: Costs, failed: NDArray[np.bool_]) -> Numbers:
-    """Return the seconds until each run has a node again, and take the spare that is free first. `free_at`: times at
-    which the spares of each run are free, shape (runs, spares); changed in place."""
+def _waits(
+    free_at: Numbers, now: Numbers, costs: Costs, failed: NDArray[np.bool_]
+) -> tuple[Numbers, NDArray[np.bool_]]:
+    """Return the seconds until each run has a node again, and whether it is requeued for it. The others take the spare
+    that is free first. `free_at`: times at which the spares of each run are free, shape (runs, spares); changed in
+    place."""
     if not free_at.shape[1]:
-        return np.full(len(now), costs.requeue)
+        return np.full(len(now), costs.requeue), failed
     rows, first = np.arange(len(now)), free_at.argmin(axis=1)
     wait = np.maximum(0.0, free_at[rows, first] - now)
     taken = failed & (wait <= costs.requeue)
     free_at[rows[taken], first[taken]] = (now + wait + costs.repair)[taken]
     waits: Numbers = np.minimum(wait, costs.requeue)
-    return waits
+    return waits, failed & ~taken

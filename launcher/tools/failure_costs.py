@@ -49,7 +49,8 @@ def assume(plan: Plan) -> dict[str, Cost]:
         "evaluate": Cost(0.0, "assumed"),
         "save": Cost(save_seconds(plan.checkpoint_bytes), f"assumed: 1 s, and {at}"),
         "durable": Cost(0.0, "assumed: a save waits for the disk"),
-        "start": Cost(120 + plan.checkpoint_bytes / BYTES_PER_SECOND, f"assumed: 2 min, and {at}"),
+        "launch": Cost(60.0, "assumed"),
+        "start": Cost(60 + plan.checkpoint_bytes / BYTES_PER_SECOND, f"assumed: 1 min, and {at}"),
         "detect": Cost(30.0, "assumed"),
         "requeue": Cost(300.0, "assumed"),
         "repair": Cost(86400.0, "assumed"),
@@ -73,7 +74,8 @@ def measure(lines: Sequence[LedgerLine]) -> dict[str, float]:
 
     `step`: mean over all steps, also those that were repeated. `save`: mean time that a checkpoint held up training.
     `start`: mean of rank 0's process before its first step, with compilation. `detect`: mean time from the last sign of
-    life of ranks to the next ones, if the same command starts them. `evaluate`: for each second of steps.
+    life of ranks to the next ones, if the same command starts them. `launch`: mean time from a command to its ranks.
+    `evaluate`: for each second of steps.
     """
     trained = [line for line in lines if line.writer == "rank" and line.step is not None]
     spent = [_between(one, other) for one, other in itertools.pairwise(trained) if one.process == other.process]
@@ -85,12 +87,15 @@ def measure(lines: Sequence[LedgerLine]) -> dict[str, float]:
         costs["save"] = sum(one.of("save") for one in spent) / saves
     if last := {line.process: line for line in trained}:
         costs["start"] = fmean(line.seconds.get("start", 0) + line.seconds.get("compile", 0) for line in last.values())
-    pauses = [
-        max(0.0, other.begun - one.time)
-        for one, other in itertools.pairwise(lines)
-        if one.process != other.process and one.writer == other.writer == "rank"
+    new = [
+        (one, other) for one, other in itertools.pairwise(lines) if one.writer != "rank" or one.process != other.process
     ]
-    return costs | ({"detect": fmean(pauses)} if pauses else {})
+    ranks = [(one, other, max(0.0, other.begun - one.time)) for one, other in new if other.writer == "rank"]
+    if launches := [one.age + pause for one, _, pause in ranks if one.writer == "command"]:
+        costs["launch"] = fmean(launches)
+    if pauses := [pause for one, _, pause in ranks if one.writer == "rank"]:
+        costs["detect"] = fmean(pauses)
+    return costs
 
 
 def _between(one: LedgerLine, other: LedgerLine) -> _Spent:

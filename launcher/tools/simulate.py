@@ -30,7 +30,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DESCRIPTIONS = {
     "step": "an optimiser step", "evaluate": "evaluations, for each second of steps",
     "save": "a checkpoint holds up the training", "durable": "after that, until it survives a failure",
-    "start": "from a start to its first step", "detect": "from a failure until the ranks can start again",
+    "launch": "from a command to the start of its ranks", "start": "of the ranks until the first step",
+    "detect": "from a failure until the ranks can start again",
     "requeue": "wait for a node if no spare is free", "repair": "until a failed node is a spare again",
 }  # fmt: skip
 

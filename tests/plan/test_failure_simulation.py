@@ -78,6 +78,15 @@ def test_a_spare_saves_the_wait_until_it_is_taken():
     assert all_of_them == 0
 
 
+def test_the_first_command_and_those_of_requeued_jobs_have_to_be_launched():
+    costs = Costs(step=1.0, save=1.0, start=0.0, launch=40.0, requeue=10.0)
+    with_spares, without = (
+        failure_simulation.simulate(SimulatedJob(10_000, 50, 1000.0, spares), costs, 20, seed=6) for spares in (1000, 0)
+    )
+    assert with_spares.seconds["start"] == pytest.approx(np.full(20, 40.0))
+    assert without.seconds["start"] == pytest.approx(40.0 * (1 + without.failures))
+
+
 def test_a_run_that_never_gets_to_its_checkpoint_is_given_up(monkeypatch):
     monkeypatch.setattr(failure_simulation, "_MOST_FAILURES", 50)
     costs = Costs(step=1.0, save=1.0, start=1000.0)

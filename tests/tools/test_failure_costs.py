@@ -22,7 +22,9 @@ def test_costs_are_means_over_all_processes():
         line("b", 100, 80, saves=3, start=9, compile=2, compute=30, save=1),
     ]
     costs = failure_costs.measure(lines)
-    assert costs == pytest.approx({"step": 50 / 100, "evaluate": 4 / 50, "save": 7 / 5, "start": 8, "detect": 9})
+    assert costs == pytest.approx(
+        {"step": 50 / 100, "evaluate": 4 / 50, "save": 7 / 5, "start": 8, "detect": 9, "launch": 10 + 5}
+    )
 
 
 def test_too_few_steps_are_no_measurement():
