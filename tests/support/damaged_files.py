@@ -271,7 +271,8 @@ def main(seed: str, cases: int, readers: list[str]) -> dict[str, Any]:
     for read in (read for reader in readers for read in READERS[reader][1]):
         read()
     cell_len("\N{LATIN SMALL LETTER E WITH ACUTE}\N{CJK UNIFIED IDEOGRAPH-754C}")  # rich's table of widths, when needed
-    "".encode("utf-16-be")  # a codec that libraries load when they first need it
+    for codec in ("utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"):
+        "".encode(codec)  # json loads them when bytes look like theirs
     before, pages = set(sys.modules), int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

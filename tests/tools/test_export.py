@@ -235,10 +235,10 @@ def copied(tmp_path):
     return RunDir(shutil.copytree("runs/bert", tmp_path / "copy"))
 
 
-def refused(folder, what):
+def refused(folder, what, which="latest"):
     kept = support.tree(folder.path)
     with pytest.raises(UserError, match=what):
-        export(str(folder.path), "latest", None, "1GiB", Console(quiet=True))
+        export(str(folder.path), which, None, "1GiB", Console(quiet=True))
     assert support.tree(folder.path) == kept
 
 
@@ -248,13 +248,16 @@ def test_a_run_without_a_checkpoint_is_refused(copied):
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
-def test_a_checkpoint_with_a_missing_or_damaged_file_is_refused(copied, damage):
-    file = sorted(copied.saved("latest").path.glob("*.safetensors"))[-1]
+def test_a_checkpoint_with_a_missing_or_damaged_file_is_refused_or_passed_over(copied, damage):
+    newest = copied.saved("latest")
+    file = sorted(newest.path.glob("*.safetensors"))[-1]
     content = file.read_bytes()
     file.unlink()
     if damage == "damaged":
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    refused(copied, rf"^{file}: {damage}")
+    refused(copied, rf"^{file}: {damage}", newest.step)
+    line = export(str(copied.path), "latest", None, "1GiB", Console(quiet=True))
+    assert line.endswith(f"checkpoint of step {copied.whole()[-2].step}") and newest.path.is_dir()
 
 
 @pytest.mark.parametrize("name", ["model/config.json", "facts.json"])
