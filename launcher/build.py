@@ -38,7 +38,7 @@ from launcher.train import (
     randomness_probe,
     step_metrics,
 )
-from launcher.train.batch_loader import BatchLoader, loader
+from launcher.train.batch_loader import BatchLoader, loader, worker_processes
 from launcher.train.checkpoint_saver import CheckpointSaver
 from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches
 from launcher.train.evaluation import Parts
@@ -89,7 +89,7 @@ def build(
     if other_dropout and randomness.modules:
         engine_notes.append(_OTHER_DROPOUT.format(step=start + 1))
     steps, pin = total_steps(recipe, facts), process.device.type != "cpu"
-    count = _workers(recipe, process) if workers is None else workers
+    count = worker_processes(recipe, process) if workers is None else workers
     built = Run(
         recipe=recipe,
         folder=run.folder,
@@ -293,11 +293,3 @@ def _until(recipe: Recipe, step: int, steps: int) -> int:
     """Return the step at which frozen parameters begin to train, or the last step."""
     unfreeze_at = recipe.model.unfreeze_at
     return unfreeze_at if unfreeze_at is not None and step < unfreeze_at < steps else steps
-
-
-def _workers(recipe: Recipe, process: ProcessGroup) -> int:
-    """Return the number of loader processes of this rank. On a CPU it is 0 by default, because they would take cores
-    from training."""
-    if recipe.train.workers == "auto":
-        return 0 if process.device.type == "cpu" else 2
-    return recipe.train.workers

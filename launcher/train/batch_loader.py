@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
+from launcher.config.recipe import Recipe
+from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.signals import SIGNALS, signal_on_parent_death
 from launcher.train.data_loader import RankBatches
 from launcher.train.rank_batch import RankBatch
@@ -41,6 +43,14 @@ class BatchLoader:
             return False
         self.dataset = replace(self.dataset, max_tokens=max_tokens)
         return True
+
+
+def worker_processes(recipe: Recipe, process: ProcessGroup) -> int:
+    """Return the number of loader processes of this rank. On a CPU it is 0 by default, because they would take cores
+    from training."""
+    if recipe.train.workers == "auto":
+        return 0 if process.device.type == "cpu" else 2
+    return recipe.train.workers
 
 
 def loader(batches: Dataset[T], steps: Sequence[int], workers: int, pin: bool) -> DataLoader[T]:
