@@ -89,12 +89,7 @@ def build(
     steps, pin = total_steps(recipe, facts), process.device.type != "cpu"
     count = _workers(recipe, process) if workers is None else workers
     built = Run(
-        recipe=recipe,
-        folder=run.folder,
-        process=process,
-        task=task,
-        engine=engine,
-        randomness=randomness,
+        recipe=recipe, folder=run.folder, process=process, task=task, engine=engine, randomness=randomness,
         batches=loader(batches, progress.step, steps, count, pin),
         validation=None if validation is None else loader(validation, 0, len(validation), count, pin),
         schedule=plugins.schedule(recipe.schedule, steps),
@@ -102,11 +97,9 @@ def build(
         until=_until(recipe, progress.step, steps),
         data=facts.digest,
         progress=progress,
-        sinks=[],
-        stop=stop,
-        saver=_saver(run, process, stop, resume),
+        sinks=[], stop=stop, saver=_saver(run, process, stop, resume),
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
-    )
+    )  # fmt: skip
     return built, notes + engine_notes
 
 
