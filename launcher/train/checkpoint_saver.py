@@ -63,15 +63,22 @@ class _Write(threading.Thread):
 
     def run(self) -> None:
         try:
-            try:
-                self._parts |= self._copy.update(self._live)
-            finally:
-                self._live = {}
-                self.copied.set()
-            self._writer.write(self._parts, self._state, self._needed)
+            problem = self._copy_live()
+            self._writer.write(self._parts, self._state, self._needed, problem)
         except BaseException as error:
             self.error = error
         self.seconds = time.monotonic() - self.begun
+
+    def _copy_live(self) -> Exception | None:
+        """Copy the live parts. Returns the error if that fails, which the other ranks have to learn of."""
+        try:
+            self._parts |= self._copy.update(self._live)
+        except Exception as error:
+            return error
+        finally:
+            self._live = {}
+            self.copied.set()
+        return None
 
 
 class CheckpointSaver:

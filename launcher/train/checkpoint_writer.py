@@ -51,12 +51,14 @@ class CheckpointWriter:
     config: Checkpoint
     lease: Lease | None = None
 
-    def write(self, parts: Mapping[str, Part], state: JsonObject, needed: int) -> Path:
+    def write(
+        self, parts: Mapping[str, Part], state: JsonObject, needed: int, problem: Exception | None = None
+    ) -> Path:
         """Write a checkpoint of `state["step"]`, and return its folder. All ranks call it.
 
-        `parts`: of this rank, in host memory. `needed`: bytes of all ranks. Afterwards, the checkpoints that are
-        superseded are removed. Raises DiskFull, DiskFailed or RunReplaced on every rank. Then nothing half-written
-        remains, and earlier checkpoints are unchanged.
+        `parts`: of this rank, in host memory. `needed`: bytes of all ranks. `problem`: why this rank has not got its
+        parts. Afterwards, the checkpoints that are superseded are removed. Raises DiskFull, DiskFailed or RunReplaced
+        on every rank. Then nothing half-written remains, and earlier checkpoints are unchanged.
         """
         needed += _BESIDE_TENSORS
         final = self.folder.checkpoints / checkpoint_format.folder_name(state["step"])
@@ -64,7 +66,7 @@ class CheckpointWriter:
         partial = final.with_name(name)
         with disk_full.failing_reported(final.parent), disk_full.reported(final.parent, needed):
             try:
-                self._together(lambda: self._prepare(partial, needed))
+                self._together(lambda: self._prepare(partial, needed, problem))
                 own = self._together(lambda: checkpoint_format.write_parts(parts, partial, self.process.rank))
                 self._together(lambda: self._publish(partial, final, state, dict(ChainMap(*own))))
             except BaseException:
@@ -99,8 +101,10 @@ class CheckpointWriter:
         rank, (number, message) = failed[0]
         raise OSError(number, os.strerror(number)) if number else RuntimeError(f"rank {rank} cannot save: {message}")
 
-    def _prepare(self, partial: Path, needed: int) -> None:
-        """Make room and the folder, as rank 0."""
+    def _prepare(self, partial: Path, needed: int, problem: Exception | None) -> None:
+        """Make room and the folder, as rank 0. Raises the problem of this rank."""
+        if problem is not None:
+            raise problem
         if self.process.rank == 0:
             if not self.holds():
                 raise RunReplaced(self.folder)
