@@ -1,4 +1,4 @@
-"""Kills at all kinds of moments: nothing that was saved is lost, and the end is that of an undisturbed run, to the bit."""
+"""Kills at all kinds of moments: nothing saved is lost, and the end is that of an undisturbed run, to the last bit."""
 
 import random
 import time

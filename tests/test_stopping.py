@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import random
 import select
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import tempfile
 import termios
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,48 @@ def test_every_start_phase_and_signal(workspace, temporary, table, start, phase,
 def test_a_signal_to_the_whole_group(workspace, temporary, table, start, phase, number):
     """As Ctrl-C at a terminal, or Slurm, sends it; with loader workers."""
     check(start, phase, number, 1, table, temporary, group=True, workers=1)
+
+
+REACHED = {"building": 0, "first": 1, "step": 3, "evaluating": 4, "saving": 4}
+"""The step at which all ranks leave, by the window in which they are asked."""
+KINDS = ("TERM", "INT", "HUP", "USR1", "STOP", "deadline")
+STOPS = [
+    ("TERM", "first", 1),
+    *(pytest.param(kind, window, 2 if kind == "deadline" else 10, marks=pytest.mark.soak)
+      for kind in KINDS for window in REACHED),
+]  # fmt: skip
+
+
+def stop_four_ranks(kind, window, draw, monkeypatch):
+    """Start four ranks, hold them in the window, ask the launcher or one rank to stop, and see how they leave."""
+    shutil.rmtree("runs/held", ignore_errors=True)
+    deadline = time.time() + 30
+    monkeypatch.setenv("LAUNCHER_DEADLINE", str(int(deadline)) if kind == "deadline" else "")
+    held = paused_run.LeaseHeld("run", window, ranks=4).begin()
+    target = draw.choice(["launcher", "0", "1", "2", "3"])
+    if kind == "STOP":
+        Path("runs/held/STOP").touch()
+        time.sleep(1.1)
+    elif kind == "deadline":
+        time.sleep(max(0.0, deadline - time.time()))
+    else:
+        pid = held.process.pid if target == "launcher" else int(Path(f"pid-{target}").read_text())
+        os.kill(pid, signal.Signals[f"SIG{kind}"])
+    time.sleep(draw.uniform(0, 0.3))
+    Path(f"hold-{window}").unlink()
+    end = held.end()
+    last = max(support.steps("runs/held"), default=0)
+    assert (end.code, end.saved[-1:], last, end.orphans) == (75, [REACHED[window]], REACHED[window], []), end.said
+    return target
+
+
+@pytest.mark.parametrize(("kind", "window", "count"), STOPS)
+def test_four_ranks_leave_at_the_same_step_and_lose_none(workspace, temporary, monkeypatch, kind, window, count):
+    """As asked by a signal to the launcher or to one rank, by the file STOP, or by the deadline; 6 s each time."""
+    draw = random.Random(f"{kind} {window}")
+    paused_run.write()
+    asked = Counter(stop_four_ranks(kind, window, draw, monkeypatch) for _ in range(count))
+    print(f"\n{kind:<8} in {window:<10} {count:>3} stops, all at step {REACHED[window]} with 75; asked: {dict(asked)}")
 
 
 @pytest.mark.parametrize("start", ["run", "torchrun"])

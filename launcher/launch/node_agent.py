@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from launcher.distributed import node_rendezvous
+from launcher.distributed import heartbeat, node_rendezvous
+from launcher.distributed.heartbeat import Stage
 from launcher.distributed.node_rendezvous import NodeOutcome
 from launcher.distributed.signals import StopReason
 from launcher.distributed.stop_requests import StopMonitor
@@ -22,12 +23,17 @@ from launcher.launch.local_agent import LocalAgent
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler
 
+_SAVE_SECONDS = 300.0
+"""Seconds for ranks that are saving while another node is not heard of: its agent may have been killed, and its ranks
+live on to save and leave."""
+_LEAVING = (Stage.SAVING, Stage.LEAVING)
 _LEAVE_SECONDS = 30.0
 """Seconds for ranks to leave after a stop request. Then a rendezvous that still waits for other nodes is closed."""
 
 
 class NodeAgent(LocalAgent):
     _last_check = 0.0
+    _all_heard = 0.0
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         """Return the state of this node's ranks: unhealthy as soon as another node is gone.
@@ -42,6 +48,10 @@ class NodeAgent(LocalAgent):
         failed = any(map(has_failed, outcomes))
         alive = _alive_nodes(worker_group.spec.rdzv_handler)
         if not failed and (alive is None or alive + len(outcomes) >= worker_group.group_world_size):
+            self._all_heard = self._last_check
+            return result
+        saves = any(position.stage in _LEAVING for position in heartbeat.read(self.rendezvous.heartbeats))
+        if saves and not failed and self._last_check - self._all_heard < _SAVE_SECONDS:
             return result
         if failed or self._remaining_restarts == 0:
             raise RendezvousError("a node has failed" if failed else "a node is not heard of any more")

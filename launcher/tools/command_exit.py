@@ -41,6 +41,7 @@ def execute(app: Callable[..., object]) -> NoReturn:
         say(str(error))
         sys.exit(STOPPED)
     except KeyboardInterrupt:
+        say(f"launcher {' '.join(sys.argv[1:2])}: interrupted before it was done")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # as under `| head`
         sys.exit(FAILED)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import support
-from support import warm_start
+from support import killed_run, warm_start
 
 from launcher.config import load
 from launcher.config.cluster import Cluster
@@ -21,18 +21,18 @@ from launcher.storage import job_log
 HOSTS = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
 
 
-def cluster(nodes):
+def cluster(nodes, devices=2):
     return Cluster.model_validate(
-        {"name": "here", "kind": "ssh", "nodes": nodes, "devices_per_node": 2, "device": "cpu", "memory_per_device": 8,
-         "ssh": {"hosts": HOSTS}}
+        {"name": "here", "kind": "ssh", "nodes": nodes, "devices_per_node": devices, "device": "cpu",
+         "memory_per_device": 8, "ssh": {"hosts": HOSTS}}
     )  # fmt: skip
 
 
-def folder(name, nodes=2, steps=4000, of=support.small, **changes):
+def folder(name, nodes=2, steps=4000, of=support.small, devices=2, **changes):
     """A run folder as submit writes it."""
-    recipe = of(name, train__steps=steps, train__precision="fp64", checkpoint__every=5, **changes)
+    recipe = of(name, train__steps=steps, train__precision="fp64", **{"checkpoint__every": 5, **changes})
     loaded = load.recipe(support.write(recipe, f"{name}.yaml"))
-    made = run_setup.create(run_setup.validate(loaded, cluster(nodes), None))
+    made = run_setup.create(run_setup.validate(loaded, cluster(nodes, devices), None))
     made.release()
     return made.folder
 
@@ -44,12 +44,10 @@ class Job:
         self.run, self.hosts = run, HOSTS[:nodes]
         told = {"LAUNCHER_JOB": "7", "LAUNCHER_START": str(start), "OMP_NUM_THREADS": "1", **env}
         argv = [run.path, "--hosts", ",".join(self.hosts), *(["--lifeline"] if lifeline else [])]
-        self.agents = [
-            warm_start.start(
-                [*argv, "--node", i], module="launcher.launch.node", environment=told, stdin=subprocess.PIPE
-            )
-            for i in range(nodes)
-        ]  # fmt: skip
+        self.start = lambda node: warm_start.start(
+            [*argv, "--node", node], module="launcher.launch.node", environment=told, stdin=subprocess.PIPE
+        )
+        self.agents = [self.start(node) for node in range(nodes)]
 
     def at_step(self, step):
         support.wait_for_step(self.run.path, step, self.agents[0])
@@ -184,6 +182,36 @@ def test_an_elastic_job_shrinks_and_goes_on_from_the_last_checkpoint(job):
     assert [here[s]["data"] for s in sorted(here)] == [there[s]["data"] for s in sorted(there)]
     assert all(abs(here[s]["loss"] - there[s]["loss"]) < 1e-8 for s in there)
     assert story(run)[-1] == ("ended", "done", 0)
+
+
+def test_a_node_that_was_lost_joins_again(job):
+    """25 s: three agents of one rank each, then two, then three again, in one start; every line of a step is that of a
+    run to which nothing happens."""
+    support.plugin("sink", killed_run.SINK)
+    sinks = ["jsonl", {"kind": "own.sink"}]
+    run = folder("back", nodes="2:3", steps=1500, devices=1, checkpoint__every=20, sinks=sinks)
+    Path("slow").touch()
+    agents = job(run, 3)
+    agents.at_step(25)
+    agents.power_off(1)
+
+    def happened(kind):
+        return [event for event in job_log.read(run) if event["event"] == kind]
+
+    support.wait_for(lambda: len(happened("resumed")) == 1, 120)
+    agents.agents[1] = agents.start(1)
+    support.wait_for(lambda: len(happened("resumed")) == 2, 120)
+    Path("slow").unlink()
+    assert [agent.wait(180) for agent in agents.agents] == [0, 0, 0]
+    assert [event["why"] for event in happened("restarted")][-1] == "joined"
+    support.launcher("run", "back.yaml", "name=alone", "sinks=[jsonl]", "--ranks", 2)
+    expected = support.steps("runs/alone")
+    seen = [record for record in support.records(run.path) if "loss" in record]
+    assert sorted({record["step"] for record in seen}) == list(range(1, 1501))
+    for record in seen:
+        assert record["data"] == expected[record["step"]]["data"]
+        assert abs(record["loss"] - expected[record["step"]]["loss"]) < 1e-8
+    assert {saved.state["ranks"] for saved in run.whole()[-1:]} == {3}
 
 
 @pytest.mark.parametrize("nodes, restarts", [("2:3", 1), (3, 0)])
