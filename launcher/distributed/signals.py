@@ -26,11 +26,13 @@ class StopReason(IntEnum):
     """Why a run ends early. If there are several reasons, the greatest counts."""
 
     NONE = 0
-    MAKE_WAY = 1
+    REGROUP = 1
+    """Save and end, because the agents start the ranks again with a node that has joined."""
+    MAKE_WAY = 2
     """Save, end, and start again if that is possible."""
-    STOP = 2
+    STOP = 3
     """Save, end, and do not start again."""
-    REPLACED = 3
+    REPLACED = 4
     """A newer start of the run writes into its folder: nothing may be saved any more."""
 
 

@@ -197,7 +197,6 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
     )
     agent.rendezvous, agent.logs = spec, failure.RankLogs.now(launch.folder / paths.LOGS)
     agent.restarts, agent.window = RestartLog(RunDir(launch.folder), spec), launch.restart_window
-    agent.leave_seconds = 60 * launch.timeout
     return agent
 
 

@@ -17,7 +17,8 @@ from torch.distributed.elastic.multiprocessing import ProcessFailure
 from launcher.distributed import failure, heartbeat, rank_end
 from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.heartbeat import StallReport
-from launcher.distributed.signals import ForcedStop
+from launcher.distributed.signals import ForcedStop, StopReason
+from launcher.distributed.stop_requests import StopMonitor, write_stop_file
 from launcher.launch import RendezvousSpec
 from launcher.launch.restarts import Recurrence, RestartLog, Why
 
@@ -32,14 +33,12 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
 
     `rendezvous`: contains the folder in which its ranks record their positions and their end. `logs`: of its ranks.
     `window`: seconds without a failure after which restarts count from 0 again; None: they count for the whole start.
-    `leave_seconds`: time for healthy ranks to save and leave when they are started again with another node.
     """
 
     rendezvous: RendezvousSpec
     logs: failure.RankLogs
     restarts: RestartLog
     window: float | None = None
-    leave_seconds: float = 30.0
     failed: failure.Failure | None = None
     """The failure for which the ranks have just been ended."""
     _failed_step = 0
@@ -63,6 +62,9 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
             result: RunResult = super()._monitor_workers(worker_group)
             if result.is_failed():
                 self._judge(result.failures)
+            if any(report.reason is StopReason.REGROUP for report in result.return_values.values()):
+                self._start_again("joined", worker_group)
+                return RunResult(state=WorkerState.HEALTHY)
             return result
         failures = {worker_group.workers[row].global_rank: self._failure(row) for row in dead}
         self._judge(failures)
@@ -98,10 +100,17 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
             self._remaining_restarts = 0
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
-        """Start the ranks again, after a failure or the loss of a node, or because another node has joined."""
-        why: Why = "failed" if self.failed is not None else "joined"
-        if self.failed is None and worker_group.state is WorkerState.UNHEALTHY:
-            why = "node"
+        """Start the ranks again after a failure or the loss of a node.
+
+        If another node waits to join, the ranks are only asked to leave. All nodes agree on the step, whichever agent
+        has seen the new node first, and the save may take as long as it does.
+        """
+        if self.failed is not None or worker_group.state is not WorkerState.HEALTHY:
+            self._start_again("failed" if self.failed is not None else "node", worker_group)
+        elif StopMonitor(self.rendezvous.stop_file).requested() is StopReason.NONE:
+            write_stop_file(self.rendezvous.stop_file, StopReason.REGROUP)
+
+    def _start_again(self, why: Why, worker_group: WorkerGroup) -> None:
         positions = heartbeat.read(self.rendezvous.heartbeats)
         step = self._failed_step if self.failed else max((position.step for position in positions), default=0)
         self.restarts.restart(why, self.failed, step, self._attempt - (why != "joined"))
@@ -115,6 +124,8 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         self._stalls, self.logs = StallReport(), failure.RankLogs.now(self.logs.folder)
         self.failed = None
         self.restarts.begin()
+        if StopMonitor(self.rendezvous.stop_file).requested() is StopReason.REGROUP:
+            self.rendezvous.stop_file.unlink()
         started: dict[int, str] = super()._start_workers(worker_group)
         return started
 
@@ -123,10 +134,6 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         if isinstance(sys.exception(), (ForcedStop, KeyboardInterrupt)):
             kill_descendants()
         super()._shutdown(death_sig, timeout)
-
-    def _stop_workers(self, worker_group: WorkerGroup) -> None:
-        """End the ranks before they are started again. Healthy ranks save first, however long that takes."""
-        self._shutdown(timeout=int(self.leave_seconds))
 
     def _dead(self) -> list[int]:
         """Return the local numbers of ranks whose process has ended. A rank that has finished waits for all others."""

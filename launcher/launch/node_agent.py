@@ -66,7 +66,7 @@ def close_after_stop(rendezvous: "RendezvousHandler", stop: StopMonitor, ended: 
     This happens if too few nodes ever join, or if this node is a reserve. `ended`: set when the agent has ended.
     """
     while not ended.wait(1):
-        if stop.requested() is not StopReason.NONE:
+        if stop.requested() > StopReason.REGROUP:
             if not ended.wait(_LEAVE_SECONDS):
                 with suppress(RendezvousError):
                     rendezvous.set_closed()

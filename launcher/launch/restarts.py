@@ -75,7 +75,8 @@ class RestartLog:
         """Record that the ranks are about to be started again. `failed`: the rank that failed first. `step`: the step
         that it computed. `attempt`: number of this restart."""
         self._died, at = time.monotonic(), time.strftime("%H:%M:%S")
-        self._begun = f"rank {failed.rank} died at {at}" if failed is not None else f"the ranks were ended at {at}"
+        ended = "a node has joined" if why == "joined" else "a node was lost"
+        self._begun = f"{ended} at {at}" if failed is None else f"rank {failed.rank} died at {at}"
         error = "" if failed is None else shown(" ".join(failure.sentence(failed).split()), _LONGEST_ERROR)
         known = {} if failed is None or failed.rank < 0 else {"rank": failed.rank}
         self._append("restarted", why=why, step=step, attempt=attempt, error=error, **known)
