@@ -123,6 +123,18 @@ def test_a_signal_to_the_whole_group(workspace, temporary, table, start, phase, 
     check(start, phase, number, 1, table, temporary, group=True, workers=1)
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("start", paused_run.STARTS)
+def test_a_save_that_takes_a_minute_is_waited_for(workspace, temporary, start):
+    paused_run.write()
+    held = paused_run.LeaseHeld(start, "saving").begin()
+    os.kill(held.process.pid, TERM)
+    time.sleep(60)
+    Path("hold-saving").unlink()
+    end = held.end()
+    assert (end.code, end.saved, end.orphans) == (75, [2, 4], []), end.said
+
+
 REACHED = {"building": 0, "first": 1, "step": 3, "evaluating": 4, "saving": 4}
 """The step at which all ranks leave, by the window in which they are asked."""
 KINDS = ("TERM", "INT", "HUP", "USR1", "STOP", "deadline")
@@ -152,7 +164,9 @@ def stop_four_ranks(kind, window, draw, monkeypatch):
     Path(f"hold-{window}").unlink()
     end = held.end()
     last = max(support.steps("runs/held"), default=0)
-    assert (end.code, end.saved[-1:], last, end.orphans) == (75, [REACHED[window]], REACHED[window], []), end.said
+    assert (end.code, end.saved[-1:], end.orphans) == (75, [last], []), end.said
+    # a rank that is not held may wait for the others already, and has then said that it goes on
+    assert last - REACHED[window] in ((0,) if target in ("launcher", "0") else (0, 1)), f"{target}: {end.said}"
     return target
 
 
@@ -162,7 +176,7 @@ def test_four_ranks_leave_at_the_same_step_and_lose_none(workspace, temporary, m
     draw = random.Random(f"{kind} {window}")
     paused_run.write()
     asked = Counter(stop_four_ranks(kind, window, draw, monkeypatch) for _ in range(count))
-    print(f"\n{kind:<8} in {window:<10} {count:>3} stops, all at step {REACHED[window]} with 75; asked: {dict(asked)}")
+    print(f"\n{kind:<8} in {window:<10} {count:>3} stops, all at one step with 75, 0 steps lost; asked: {dict(asked)}")
 
 
 @pytest.mark.parametrize("start", ["run", "torchrun"])

@@ -39,6 +39,13 @@ class Task(_base.Task):
     def leaves(self): os._exit(0)
     def raises(self): raise BaseException("the base of all")
     def raises_another(self): raise ValueError("once" if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" else "twice")
+    def raises_three_times(self):
+        time.sleep(1.2)
+        with open("tries", "a+") as file:
+            file.write("x")
+            file.seek(0)
+            if (tries := len(file.read())) < 4:
+                raise ValueError("abc"[tries - 1])
     def raises_once(self): os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and self.raises()
     def fills_the_memory(self): __import__("torch").empty(1 << 60)
     def is_aborted(self):
@@ -153,6 +160,18 @@ def test_each_failure_before_a_restart_is_reported_and_one_that_returns_ends_the
     ]  # fmt: skip
     assert events[1]["error"].endswith("ValueError: once") and events[1]["step"] in (2, 3)
     assert "it will not pass by itself" in events[3]["error"]
+
+
+def test_restarts_count_from_zero_after_some_time_without_a_failure(workspace, monkeypatch):
+    support.plugin("misbehaving", MISBEHAVING)
+    recipe = support.write(support.small("x", train__steps=20, task__kind="own.misbehaving"))
+    monkeypatch.setenv("WHAT", "raises_three_times")
+    words = ["run", recipe, "--ranks", 2, "--max-restarts", 1, "cluster.restart_window=1s"]
+    done = support.launcher(*words)
+    again = [line.rpartition("again ")[2] for line in done.stderr.splitlines() if "; starting the ranks again" in line]
+    assert again == ["(1 of 1)"] * 3
+    refused = support.launcher(*words[:-1], "cluster.restart_window=soon", code=2)
+    assert "restart_window: 'soon' is no duration (such as 90s, 10m, 2h, 1d)" in refused.stderr
 
 
 def test_the_time_from_a_death_to_the_next_step_is_reported(workspace, monkeypatch):

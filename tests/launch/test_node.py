@@ -18,6 +18,22 @@ from launcher.config.cluster import Cluster
 from launcher.prepare import run_setup
 from launcher.storage import job_log
 
+LATE = '''
+"""While there is a file `late`, a save takes a minute."""
+import os
+import time
+from own.slow import Config, Sink as Slow
+from launcher.storage import checkpoint_format
+
+class Sink(Slow):
+    def __init__(self, config, about):
+        checkpoint_format.publish = publish
+
+def publish(*arguments, publish=checkpoint_format.publish, **options):
+    if os.path.exists("late"):
+        time.sleep(60)
+    return publish(*arguments, **options)
+'''
 HOSTS = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
 
 
@@ -212,6 +228,24 @@ def test_a_node_that_was_lost_joins_again(job):
         assert record["data"] == expected[record["step"]]["data"]
         assert abs(record["loss"] - expected[record["step"]]["loss"]) < 1e-8
     assert {saved.state["ranks"] for saved in run.whole()[-1:]} == {3}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("ended", ["stopped", "orphaned"])
+@pytest.mark.parametrize("nodes", [2, "1:2"])
+def test_a_save_that_takes_a_minute_is_waited_for_on_all_nodes(job, nodes, ended):
+    """Longer than the seconds after which a node counts as dead, or an agent that waits gives up. The agent of the
+    second node is asked to stop, or killed: then its ranks live on to save, though the first one does not hear it."""
+    support.plugin("slow", support.SLOW)
+    support.plugin("late", LATE)
+    run = folder("late", nodes=nodes, sinks=["jsonl", {"kind": "own.late"}])
+    agents = job(run, 2)
+    agents.at_step(12)
+    Path("late").touch()
+    agents.agents[1].send_signal(signal.SIGTERM if ended == "stopped" else signal.SIGKILL)
+    codes, said = agents.ended(180)
+    assert codes[0] == 75 or (ended, codes[0]) == ("orphaned", 69), said
+    assert run.whole()[-1].step == max(support.steps(run.path))
 
 
 @pytest.mark.parametrize("nodes, restarts", [("2:3", 1), (3, 0)])

@@ -48,7 +48,7 @@ def test_stop_waits_until_the_run_has_left_and_says_the_saved_step(workspace):
     assert not Path("runs/held/STOP").exists()
 
 
-@pytest.mark.parametrize("start", ["torchrun", "by hand"])
+@pytest.mark.parametrize("start", [pytest.param("torchrun", marks=pytest.mark.soak), "by hand"])
 def test_the_file_stops_other_starts_too(workspace, start):
     """6 s each: neither torchrun nor its ranks get a signal."""
     ranks = subprocess.Popen(

@@ -32,7 +32,7 @@ def train(process, folder, at=None):
     return rank_training.train(folder, process, stop, heartbeat), computed.count(at)
 
 
-@pytest.mark.parametrize("at", [0, 4, 6])
+@pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.soak), 4, 6])
 def test_an_evaluation_is_left_and_done_again(workspace, at):
     """4 s each: at the start, between two steps, and after the last step, where nothing else is left to do."""
     evaluate = {"every": 2, "at_start": True, "save_best": True}
