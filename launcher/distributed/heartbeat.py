@@ -121,6 +121,11 @@ def read(file: Path) -> list[Position]:
     return [_position(row) for row in _map(file, "r").tolist() if row[4]]
 
 
+def have_stepped(file: Path) -> bool:
+    """Return whether all ranks of this machine have completed a step since the file was created."""
+    return bool((_map(file, "r")[:, _POSITION + Stage.UPDATING] > 0).all())
+
+
 def behind(positions: Sequence[Position]) -> list[Position]:
     """Return the ranks that are furthest behind: the others wait for them."""
     least = min((position.progress for position in positions), default=None)

@@ -56,7 +56,7 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
         """
         positions = heartbeat.read(self.rendezvous.heartbeats)
         self._stalls.update(positions)
-        self.restarts.observe(positions)
+        self.restarts.observe(positions, heartbeat.have_stepped(self.rendezvous.heartbeats))
         dead = self._dead()
         if not dead:
             result: RunResult = super()._monitor_workers(worker_group)

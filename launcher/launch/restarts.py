@@ -67,7 +67,6 @@ class RestartLog:
             self._job, self._start = os.environ[env_vars.JOB], int(os.environ.get(env_vars.START) or 0)
         self._died: float | None = None
         self._begun = ""
-        self._first: int | None = None
         self.stepped = False
         """Whether a step was completed since the ranks were started."""
 
@@ -83,19 +82,16 @@ class RestartLog:
 
     def begin(self) -> None:
         """Start to observe ranks that have just been started."""
-        self._first, self.stepped = None, False
+        self.stepped = False
 
-    def observe(self, positions: Sequence[Position]) -> None:
-        """Note the first step that all ranks of this machine have completed. After a restart, report it."""
-        if self.stepped or not positions:
+    def observe(self, positions: Sequence[Position], stepped: bool) -> None:
+        """Note that all ranks of this machine have completed a step. After a restart, report it."""
+        if self.stepped or not stepped:
             return
-        least = min(position.step for position in positions)
-        if self._first is None:
-            self._first = least or None
-        elif least > self._first or all(_ended_with(position, self._first) for position in positions):
-            self.stepped = True
-            if self._died is not None:
-                self._report(self._first, time.monotonic() - self._died)
+        self.stepped = True
+        if self._died is not None:
+            last = min(position.step - (position.stage < Stage.EVALUATING) for position in positions)
+            self._report(last, time.monotonic() - self._died)
 
     def _report(self, step: int, seconds: float) -> None:
         self._died = None
@@ -107,8 +103,3 @@ class RestartLog:
         if self._writes:
             with suppress(OSError):
                 job_log.append(self._run, {"event": event, "job": self._job, "start": self._start, **details})
-
-
-def _ended_with(position: Position, step: int) -> bool:
-    """Return whether a rank evaluates or saves after this step."""
-    return position.stage >= Stage.EVALUATING and position.step >= step

@@ -7,8 +7,8 @@ since the epoch. `submitted` and `started` have an `id`: the scheduler's id of t
 
 `restarted` is a restart of the ranks within a start. Its `why` is failed, node (one is lost) or joined (another node);
 `rank` and `error` are of the rank that failed first, `step` is the one that it computed (0: it had not begun one), and
-`attempt` is the number of the restart. `resumed` follows when all ranks have completed their first `step` after it:
-`seconds` is the time since the ranks' end was noticed.
+`attempt` is the number of the restart. `resumed` follows when all ranks have completed a step after it: `step` is
+the last one, and `seconds` is the time since the ranks' end was noticed.
 """
 
 import json

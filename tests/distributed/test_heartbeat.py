@@ -152,3 +152,15 @@ def test_the_time_between_beats_belongs_to_the_stage_that_ends(monkeypatch):
         beats.beat(stage)
     spent = {stage: seconds for stage, seconds in beats.seconds.items() if seconds}
     assert spent == {Stage.STARTING: 7.0, Stage.LOADING: 1.0, Stage.FORWARD: 3.0}
+
+
+def test_a_step_counts_when_all_ranks_have_updated(tmp_path):
+    file = tmp_path / "beats"
+    heartbeat.create(file, 2)
+    first, second = (Heartbeat(file, row, row) for row in range(2))
+    for one in (first, second):
+        assert not heartbeat.have_stepped(file)
+        one.beat(Stage.UPDATING, 7)
+        assert not heartbeat.have_stepped(file)
+        one.beat(Stage.LOADING, 8)
+    assert heartbeat.have_stepped(file)

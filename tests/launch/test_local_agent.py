@@ -183,7 +183,7 @@ def test_the_time_from_a_death_to_the_next_step_is_reported(workspace, monkeypat
     found = re.fullmatch(r"rank 1 died at \d\d:\d\d:\d\d; step (\d+) after (\d+\.\d) s", line)
     events = job_log.read(RunDir(Path("runs/x")))
     assert [event["event"] for event in events] == ["started", "restarted", "resumed", "ended"]
-    assert found and events[2]["step"] == int(found[1]) and abs(events[2]["seconds"] - float(found[2])) <= 0.051
+    assert found and events[2]["step"] == int(found[1]) >= 1 and abs(events[2]["seconds"] - float(found[2])) <= 0.051
     assert max(support.steps("runs/x")) == 20
 
 
