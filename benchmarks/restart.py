@@ -97,7 +97,8 @@ def start(name: str, repository: Path) -> "subprocess.Popen[bytes]":
     """Start one of both, with its output in a file."""
     ours = ["-m", "launcher", "run", "recipe.yaml", "--ranks", "2", "--max-restarts", "99"]
     plain = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "99", "plain.py"]
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    environment |= {"GLOO_SOCKET_IFNAME": "lo", "LAUNCHER_CACHE": str(Path("cache").absolute())}
     with Path(f"{name}.out").open("wb") as out:
         return subprocess.Popen(
             [sys.executable, *(ours if name == "ours" else plain)], stdout=out, stderr=out, start_new_session=True,

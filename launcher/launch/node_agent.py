@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler
 
 _SAVE_SECONDS = 300.0
-"""Seconds for ranks that are saving while another node is not heard of: its agent may have been killed, and its ranks
-live on to save and leave."""
-_LEAVING = (Stage.SAVING, Stage.LEAVING)
+"""Seconds for ranks that save and leave while another node is not heard of: its agent may have been killed, so that its
+ranks live on and leave too."""
 _LEAVE_SECONDS = 30.0
 """Seconds for ranks to leave after a stop request. Then a rendezvous that still waits for other nodes is closed."""
 
@@ -50,8 +49,9 @@ class NodeAgent(LocalAgent):
         if not failed and (alive is None or alive + len(outcomes) >= worker_group.group_world_size):
             self._all_heard = self._last_check
             return result
-        saves = any(position.stage in _LEAVING for position in heartbeat.read(self.rendezvous.heartbeats))
-        if saves and not failed and self._last_check - self._all_heard < _SAVE_SECONDS:
+        positions = heartbeat.read(self.rendezvous.heartbeats)
+        leaves = any(position.stage is Stage.LEAVING for position in positions)
+        if leaves and not failed and self._last_check - self._all_heard < _SAVE_SECONDS:
             return result
         if failed or self._remaining_restarts == 0:
             raise RendezvousError("a node has failed" if failed else "a node is not heard of any more")

@@ -87,7 +87,7 @@ def _leave(run: Run) -> int:
     """Save, and return the exit code. Raises RunReplaced if another start has taken over."""
     if run.stop.agreed is StopReason.REPLACED:
         raise checkpoint.RunReplaced(run.folder)
-    save(run)
+    save(run, Stage.LEAVING)
     return STOPPED
 
 
@@ -188,12 +188,12 @@ def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:
     return evaluation.outputs(run.engine.module, predictor, parts, run.process, run.recipe.train.precision)
 
 
-def save(run: Run) -> None:
-    """Save a checkpoint of the current step, unless there is one."""
+def save(run: Run, stage: Stage = Stage.SAVING) -> None:
+    """Save a checkpoint of the current step, unless there is one. `stage`: LEAVING if the ranks end afterwards."""
     progress, recipe = run.progress, run.recipe
     if progress.saved == progress.step:
         return
-    run.heartbeat.beat(Stage.SAVING, progress.step)
+    run.heartbeat.beat(stage, progress.step)
     evaluated = progress.evaluation.get("step") == progress.step
     watched = {"metric": f"eval/{recipe.evaluate.metric}", "value": progress.history[-1][1]} if evaluated else {}
     state = {
