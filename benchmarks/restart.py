@@ -158,7 +158,9 @@ def main(pairs: int) -> None:
                 print(f"launcher {seconds['ours'][-1]:.2f} s, torchrun {seconds['plain'][-1]:.2f} s", flush=True)
         finally:
             for process in processes.values():
-                os.killpg(process.pid, signal.SIGKILL)
+                family = psutil.Process(process.pid).children(recursive=True)  # torchrun's ranks have sessions
+                for one in (process, *family):
+                    one.kill()
                 process.wait()
             os.chdir("/")
     ours, plain = (statistics.median(seconds[name]) for name in ("ours", "plain"))
