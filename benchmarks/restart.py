@@ -21,7 +21,7 @@ import psutil
 
 WORDS = ("rank", "step", "batch", "loss", "model", "token", "mask", "gradient", "node", "seed", "order", "epoch")
 SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
-SAMPLES, LENGTH, EVERY, PAUSE = 16, 32, 5, 0.2
+SAMPLES, LENGTH, EVERY, PAUSE, LIMIT = 16, 32, 5, 0.2, 45
 RECIPE = {
     "name": "ours", "seed": 3,
     "model": {"kind": "config", "type": "bert", **SIZE, "dropout": 0.1},
@@ -132,6 +132,8 @@ def restart(name: str, process: "subprocess.Popen[bytes]") -> float:
     while lines(name)[-1][0] == first:
         if process.poll() is not None:
             raise SystemExit(Path(f"{name}.out").read_text())
+        if time.monotonic() - begin > LIMIT:
+            raise SystemExit(f"{name}: no step within {LIMIT} s\n{Path(f'{name}.out').read_text()}")
         time.sleep(0.005)
     return next(told for pid, told in lines(name) if pid not in {p for p, t in lines(name) if t < begin}) - begin
 
@@ -155,7 +157,7 @@ def main(pairs: int) -> None:
             for _ in range(pairs):
                 for name, process in processes.items():
                     seconds[name].append(restart(name, process))
-                print(f"launcher {seconds['ours'][-1]:.2f} s, torchrun {seconds['plain'][-1]:.2f} s", flush=True)
+                    print(f"{name} {seconds[name][-1]:.2f} s", flush=True)
         finally:
             for process in processes.values():
                 family = psutil.Process(process.pid).children(recursive=True)  # torchrun's ranks have sessions
