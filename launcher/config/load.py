@@ -17,9 +17,10 @@ from launcher.config import code_origin, env_vars, messages, secret_values, trus
 from launcher.config import document as documents
 from launcher.config.atomic_files import is_file, write
 from launcher.config.base_model import Strict, hint
-from launcher.config.cluster import STORED, Cluster
+from launcher.config.cluster import Cluster
 from launcher.config.document import Document, Key, Override, Value
 from launcher.config.errors import Problem, UserError, one_line, shown
+from launcher.config.profile_values import STORED
 from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
 

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from launcher.config.atomic_files import write
 from launcher.config.base_model import Strict
-from launcher.config.cluster import Line, PositiveInt, Where, refuse_variables
 from launcher.config.errors import Problem
+from launcher.config.profile_values import Line, PositiveInt, Where, refuse_variables
 from launcher.config.types import SchedulerConfig
 from launcher.schedulers import (
     JobRefused,

@@ -24,8 +24,8 @@ from typing import IO, Literal
 from pydantic import Field
 
 from launcher.config import env_vars, secret_values
-from launcher.config.cluster import Line, Where
 from launcher.config.errors import UserError
+from launcher.config.profile_values import Line, Where
 from launcher.config.types import SchedulerConfig
 from launcher.distributed import signals
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FAILURE, STOPPED

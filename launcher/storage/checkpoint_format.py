@@ -255,7 +255,7 @@ def publish(
         SavedCheckpoint(final).remove()
     partial.rename(final)
     flush(final.parent)
-    write(final / COMPLETE, json.dumps({"files": files}, indent=1))
+    write(final / COMPLETE, json.dumps({"format": FORMAT, "files": files}, indent=1))
     flush(final)
     return True
 

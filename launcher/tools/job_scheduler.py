@@ -5,8 +5,8 @@ from typing import cast
 from pydantic import ValidationError
 
 from launcher.config import env_vars, kinds, load, plugins, trust
-from launcher.config.cluster import STORED
 from launcher.config.errors import UserError
+from launcher.config.profile_values import STORED
 from launcher.config.types import JsonObject, SchedulerConfig
 from launcher.schedulers import RenderedJob, Scheduler
 from launcher.storage import job_log

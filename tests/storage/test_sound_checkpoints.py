@@ -10,6 +10,7 @@ from storage.test_run_dir import checkpoint
 from launcher.config.errors import UserError
 from launcher.config.paths import COMPLETE
 from launcher.config.strict_json import DamagedFile
+from launcher.config.training import Checkpoint
 from launcher.storage import checkpoint_format, sound_checkpoints
 from launcher.storage.checkpoint_format import NewerFormat, SavedCheckpoint
 from launcher.storage.run_dir import RunDir
@@ -84,7 +85,7 @@ def test_a_damaged_checkpoint_that_is_set_aside_is_neither_loaded_nor_kept_nor_r
     checkpoint(run, 6)
     assert SavedCheckpoint(tensors(run, 6).parent).set_aside().name == "step-00000006.damaged-2"
     assert [saved.step for saved in run.whole()] == [2, 4]
-    assert run.half_written() == run.superseded(2) == []
+    assert run.half_written() == run.superseded(Checkpoint(keep=2)) == []
 
 
 @pytest.mark.parametrize("content", ['{"format": 2, "files": {"a": [1, "x"]}}', '{"format": 9, "parts": []}'])
