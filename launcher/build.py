@@ -91,24 +91,14 @@ def build(
     steps, pin = total_steps(recipe, facts), process.device.type != "cpu"
     count = worker_processes(recipe, process) if workers is None else workers
     built = Run(
-        recipe=recipe,
-        folder=run.folder,
-        process=process,
-        task=task,
-        engine=engine,
-        randomness=randomness,
+        recipe=recipe, folder=run.folder, process=process, task=task, engine=engine, randomness=randomness,
         batches=BatchLoader(batches, progress.step, steps, count, pin),
         validation=None if validation is None else loader(validation, range(len(validation)), count, pin),
-        schedule=plugins.schedule(recipe.schedule, steps),
-        steps=steps,
-        until=_until(recipe, progress.step, steps),
-        data=facts.digest,
-        progress=progress,
-        sinks=[],
-        stop=stop,
+        schedule=plugins.schedule(recipe.schedule, steps), steps=steps, until=_until(recipe, progress.step, steps),
+        data=facts.digest, progress=progress, sinks=[], stop=stop,
         saver=_saver(run, process, stop, None if progress.evaluation_due else resume),
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
-    )
+    )  # fmt: skip
     return built, notes + engine_notes
 
 
