@@ -30,7 +30,7 @@ HOSTS = Path("/etc/hosts")
 MARK = "# launcher-lab"
 MOST = 30
 """Nodes of a lab: that many ports lie between two labs."""
-LIVING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD"}
+LIVING = {"PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD"}
 _TOOLS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "unshare", "nsenter", "mount")
 _NAMESPACES = ("--uts", "--pid", "--mount", "--fork", "--mount-proc")
 _NODE = """hostname "$1"; trap 'exit 0' TERM INT
