@@ -275,7 +275,7 @@ def _progress(
     progress = Progress.of(resume.state, recipe.train.precision)
     progress.left_out = sorted({*progress.left_out, *left_out})
     if resume.state.get("metric") != recipe.evaluate.metric:  # the watched metric has changed
-        progress.history = []
+        progress.history, progress.evaluation = [], {}
     return progress, resume.state.get("draws") != dropout.VERSION
 
 

@@ -4,10 +4,13 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import support
 from support import ranks, strategy_steps
+
+from launcher.train import out_of_memory
 
 LIMITED = """
 import os, traceback
@@ -154,3 +157,13 @@ def test_accelerators_try_the_largest_micro_batch_before_the_first_step(device, 
     from launcher.train import worst_batch
 
     assert worst_batch.fits_by_trial(torch.device(device)) == tried
+
+
+def test_a_limit_that_is_known_is_not_looked_up_on_the_disk_at_each_step(monkeypatch):
+    """The disk may fail meanwhile."""
+    lowered, recorded = iter([True, False, False]), list[int]()
+    monkeypatch.setattr(out_of_memory, "record", lambda run, limit: recorded.append(limit))
+    run = SimpleNamespace(batches=SimpleNamespace(lower=lambda limit: next(lowered)), process=SimpleNamespace(rank=0))
+    for _ in range(3):
+        out_of_memory.agree(run, SimpleNamespace(max_tokens=7, out_of_memory=1))
+    assert recorded == [7]

@@ -5,9 +5,13 @@ facts of the run: the trajectory is a function of the seed, the step and the ste
 """
 
 import json
+from collections.abc import Collection
+from contextlib import suppress
 
 from launcher.config import strict_json
 from launcher.config.atomic_files import write
+from launcher.config.strict_json import DamagedFile
+from launcher.config.types import JsonObject
 from launcher.storage.run_dir import RunDir
 from launcher.storage.run_files import RollBack, RollBacks
 
@@ -33,11 +37,18 @@ def add(folder: RunDir, spike: RollBack) -> None:
 
 
 def remove_abandoned(folder: RunDir) -> None:
-    """Remove the checkpoints that have trained steps which are left out now."""
-    steps = set(left_out(folder))
+    """Remove the checkpoints that have trained steps which are left out now. One with a damaged state stays: whoever
+    verifies it sets it aside."""
+    steps = left_out(folder)
     for saved in folder.whole() if steps else []:
-        if {step for step in steps if step <= saved.step} - set(saved.state.get("left_out", [])):
-            saved.remove()
+        with suppress(DamagedFile):
+            if is_abandoned(saved.state, steps):
+                saved.remove()
+
+
+def is_abandoned(state: JsonObject, left_out: Collection[int]) -> bool:
+    """Return whether a state has trained steps that are left out now. `state`: see CheckpointState."""
+    return not {step for step in left_out if step <= state["step"]} <= set(state.get("left_out", []))
 
 
 def in_a_row(spikes: list[RollBack]) -> int:

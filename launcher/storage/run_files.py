@@ -54,7 +54,8 @@ class CheckpointState(Stored):
 
     `history`: step and watched value of each evaluation. `scale`: loss scale, and number of steps since it changed.
     `draws`: version of the dropout algorithm. `recent`: step, loss and gradient norm of the last steps. `left_out`: the
-    steps without an update after a spike.
+    steps without an update after a spike. `saving`: only of a copy in memory: the step of the checkpoint that was being
+    written; 0: none was.
     """
 
     step: Count
@@ -81,6 +82,7 @@ class CheckpointState(Stored):
     spikes_in_a_row: Count = 0
     recent: list[Annotated[list[object], AfterValidator(_result)]] = []
     left_out: list[Count] = []
+    saving: Count = 0
 
 
 class CheckpointFormat(Stored):

@@ -100,6 +100,11 @@ class CheckpointSaver:
         """Whether this rank's thread is writing a checkpoint."""
         return self._write is not None and self._write.is_alive()
 
+    @property
+    def saving(self) -> int:
+        """The step of the checkpoint that the ranks write, the same on all of them; 0: they write none."""
+        return 0 if self._write is None else self._write.step
+
     def due(self) -> bool:
         """Return whether a save is due by this rank's clock. None is while one is being written: the newest state is
         saved after it."""

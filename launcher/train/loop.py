@@ -72,7 +72,7 @@ def train(run: Run) -> int:
         if run.copies is not None and run.copies.due(progress.step):
             _finish(run, begun)
             run.heartbeat.beat(Stage.SAVING, progress.step)
-            run.copies.copy(run.engine.state_dict(), checkpoint_state(run))
+            run.copies.copy(run.engine.state_dict(), {**checkpoint_state(run), "saving": run.saver.saving})
     _finish(run, begun)
     save(run)
     return DONE

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from launcher.config.recipe import trajectory
+from launcher.config.recipe import Recipe, trajectory
 from launcher.config.types import JsonObject
 from launcher.distributed.process_group import ProcessGroup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.sinks import warn
-from launcher.storage import memory_folder
+from launcher.storage import memory_folder, roll_backs
 from launcher.storage.checkpoint_format import SavedCheckpoint, TensorEntry
-from launcher.storage.memory_copy_format import Mark
+from launcher.storage.memory_copy_format import Mark, Slot
 from launcher.storage.memory_folder import MemoryFolder, UnusableFolder
 from launcher.train import memory_pieces, memory_transfer
 from launcher.train.memory_copy import MemoryCopies
@@ -110,7 +110,15 @@ def begin(run: PreparedRun, process: ProcessGroup, disk: int) -> tuple[MemoryCop
     if not _open(folder, process):
         return None, None
     layout = _layout(run, process.world)
-    found = _newest(folder, layout, process, after=disk)
+    left_out = process.broadcast(roll_backs.left_out(run.folder) if process.rank == 0 else None)
+    marks = [
+        (slot, mark)
+        for slot, mark in folder.marks(layout)
+        if mark.step > disk
+        and not roll_backs.is_abandoned(mark.state, left_out)
+        and not _skips_kept(mark.state, run.recipe, disk)
+    ]
+    found = _newest(folder, marks, process)
     process.barrier()  # all ranks have read the marks
     folder.keep_only(found.step if found else None)
     process.barrier()  # no rank removes what another one writes from here on
@@ -153,13 +161,24 @@ def _layout(run: PreparedRun, world: int) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _newest(folder: MemoryFolder, layout: str, process: ProcessGroup, after: int) -> MemoryCopy | None:
-    """Return the newest whole copy of a step later than `after`; None: there is none."""
-    marks, nodes = folder.marks(layout), process.all_gather_objects(folder.node())
+def _skips_kept(state: JsonObject, recipe: Recipe, disk: int) -> bool:
+    """Return whether a resume from a copy would go past a checkpoint that the run keeps: the best one, or one of a step
+    that `keep_every` keeps, which was being written when the copy was made and is not on disk. `state`: of the copy;
+    `disk`: step of the newest checkpoint."""
+    saving, every = state.get("saving", 0), recipe.checkpoint.keep_every
+    if saving <= disk:
+        return False
+    best = min(state["history"], key=lambda entry: (entry[1], entry[0]), default=(0, 0.0))[0]
+    return (recipe.evaluate.save_best and saving == best) or (every is not None and saving % every == 0)
+
+
+def _newest(folder: MemoryFolder, marks: Sequence[tuple[Slot, Mark]], process: ProcessGroup) -> MemoryCopy | None:
+    """Return the newest whole copy among complete slots of this node; None: there is none. All ranks call it."""
+    nodes = process.all_gather_objects(folder.node())
     ranks = [rank for rank, node in enumerate(nodes) if node == nodes[process.rank]]
     leads = process.rank == ranks[0]
     every = process.all_gather_objects([mark.reduced() for _, mark in marks] if leads else [])
-    steps = {mark.step for node in every for mark in node if mark.step > after}
+    steps = {mark.step for node in every for mark in node}
     for step in sorted(steps, reverse=True):
         if not _is_whole(mark for node in every for mark in node if mark.step == step):
             continue

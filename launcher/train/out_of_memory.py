@@ -79,16 +79,16 @@ def smaller(run: Run, limit: int) -> RankBatch:
     run.batches.lower(limit)
     run.progress.out_of_memory += 1
     step, rank = run.progress.step, run.process.rank
+    if rank == 0:
+        record(run, limit)
     _log.warning("step %d: a micro-batch of rank %d did not fit: from now on at most %d tokens", step + 1, rank, limit)
     return run.batches.dataset[step]
 
 
 def agree(run: Run, info: StepInfo) -> None:
     """Limit the micro-batches of later steps as on the rank with the lowest limit. All ranks call it. Rank 0 reports
-    the limit, and records it for later starts."""
-    if info.max_tokens:
-        run.batches.lower(info.max_tokens)
-    if info.out_of_memory and run.process.rank == 0:
+    the limit of another rank, and records it for later starts."""
+    if info.max_tokens and run.batches.lower(info.max_tokens) and run.process.rank == 0:
         record(run, info.max_tokens)
 
 

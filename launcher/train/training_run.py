@@ -77,7 +77,7 @@ class Progress:
     @classmethod
     def of(cls, state: JsonObject, precision: str) -> "Progress":
         """Return the progress stored in the state of a checkpoint, which an earlier launcher may have written."""
-        progress = cls(scale=LossScale.of(precision))
+        progress = cls(scale=LossScale.of(precision), evaluation=state.get("evaluation", {}))
         for name in state.keys() & set(_COUNTERS):
             setattr(progress, name, state[name])
         if "scale" in state and precision == "fp16":

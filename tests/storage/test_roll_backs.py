@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import support
 from support import ranks
@@ -32,3 +34,15 @@ def test_spikes_in_a_row_follow_one_another_without_a_step_between_them():
     assert roll_backs.in_a_row([]) == 0
     assert roll_backs.in_a_row([spike(1, 5), spike(9, 12)]) == 1
     assert roll_backs.in_a_row([spike(1, 2), spike(8, 10), spike(9, 11), spike(12, 15)]) == 3
+
+
+def test_a_checkpoint_with_a_damaged_state_does_not_keep_the_others_from_going(folder):
+    """The start that verifies it sets it aside."""
+    for step, text in [(2, "{"), (4, json.dumps({"step": 4})), (6, json.dumps({"step": 6, "left_out": [3]}))]:
+        saved = folder.checkpoints / f"step-{step:08}"
+        saved.mkdir(parents=True)
+        (saved / "COMPLETE").touch()
+        (saved / "state.json").write_text(text)
+    roll_backs.add(folder, spike(3, 3))
+    roll_backs.remove_abandoned(folder)
+    assert [saved.step for saved in folder.whole()] == [2, 6]

@@ -53,7 +53,9 @@ def round_trip(process: Any, folder: Any, memory: Any, strategy: dict[str, Any],
     strategy_steps.take(run, 1)
     for _ in range(2):
         strategy_steps.take(run, 1)
-        copies.copy(run.engine.state_dict(), loop.state(run))
+        step = run.progress.step
+        run.progress.evaluation, run.progress.history = {"eval/loss": 1.0, "step": step}, [(step, 1.0)]
+        copies.copy(run.engine.state_dict(), loop.checkpoint_state(run))
     copies.wait()
     ahead = strategy_steps.take(run, 2)
     final = strategy_steps.held(run.engine.state_dict())
@@ -63,7 +65,8 @@ def round_trip(process: Any, folder: Any, memory: Any, strategy: dict[str, Any],
         copies, found = memory_restore.begin(made, process, made.resume.step if made.resume else 0)
         told["steps"].append(found and found.step)
         again = strategy_steps.build(process, folder, strategy, resume=found)
-        assert again.progress.saved == -1  # a stop would save this step
+        assert again.saver.step == -1  # a stop would save this step, with its evaluation
+        assert loop.checkpoint_state(again)["evaluation"] == {"eval/loss": 1.0, "step": found.step}
         records = strategy_steps.take(again, 2)
         timeless = [{k: v for k, v in r.items() if k not in ("seconds", "waited")} for r in (*ahead, *records)]
         told["same"].append(timeless[:2] == timeless[2:] and strategy_steps.held(again.engine.state_dict()) == final)
@@ -83,7 +86,9 @@ def round_trips(process: Any, folder: Any, memory: Any, cases: Any, nodes: int) 
 
 
 def damages(process: Any, folder: Any, memory: Any, damage: str) -> int | None:
-    """The step of the copy that a start finds after copies of steps 2 and 3, and some damage."""
+    """The step of the copy that a start finds after copies of steps 2 and 3, and some damage, or a change on disk."""
+    from launcher.storage import roll_backs
+    from launcher.storage.run_files import RollBack
     from launcher.train import loop, memory_restore
 
     node = on_node(process, memory, 1)
@@ -94,7 +99,8 @@ def damages(process: Any, folder: Any, memory: Any, damage: str) -> int | None:
     strategy_steps.take(run, 1)
     for _ in range(2):
         strategy_steps.take(run, 1)
-        copies.copy(run.engine.state_dict(), loop.state(run))
+        saving = 3 if damage == "a lost checkpoint to keep" and run.progress.step == 3 else 0
+        copies.copy(run.engine.state_dict(), {**loop.checkpoint_state(run), "saving": saving})
     process.barrier()
     newest = copies.folder.slot_but(1, 2)
     if process.rank == 0:
@@ -110,12 +116,18 @@ def damages(process: Any, folder: Any, memory: Any, damage: str) -> int | None:
             newest.file.unlink()
         if damage == "the run made anew":
             Path(folder, "memory.id").unlink()
+        if damage == "step 3 left out":
+            roll_backs.add(run.folder, RollBack(step=3, first=3, loss=9.0, grad_norm=9.0))
     if damage == "another strategy":
         made = prepared(folder, {"kind": "fsdp"})
     if damage == "other data":
         made = replace(made, facts=made.facts.model_copy(update={"digest": "f" * 32}))
+    if damage == "a lost checkpoint to keep":
+        kept = made.recipe.checkpoint.model_copy(update={"keep_every": 3})
+        made = replace(made, recipe=made.recipe.model_copy(update={"checkpoint": kept}))
     process.barrier()
     again, found = memory_restore.begin(made, process, made.resume.step if made.resume else 0)
+    run.folder.roll_backs.unlink(missing_ok=True)
     left = sorted(file.name for file in node.rglob("*.json") if file.name != "owner.json")
     process.barrier()
     if again is not None:
@@ -144,17 +156,17 @@ def failures(process: Any, folder: Any, memory: Any) -> dict[str, Any]:
     on_node(process, memory, 2)
     strategy = {"kind": "fsdp"}
     made = prepared(folder, strategy)
-    copies, _ = memory_restore.begin(made, process)
+    copies, _ = memory_restore.begin(made, process, 0)
     assert copies is not None
     run, told = strategy_steps.build(process, folder, strategy), dict[str, Any](due=[])
     for number in range(1, 5):
         strategy_steps.take(run, 1)
         if number == 3 and process.rank == 1:
             _fail(copies)
-        copies.copy(run.engine.state_dict(), loop.state(run))
+        copies.copy(run.engine.state_dict(), loop.checkpoint_state(run))
         told["due"].append(copies.due(number))
     copies.wait()
-    found = memory_restore.begin(made, process)[1]
+    found = memory_restore.begin(made, process, 0)[1]
     told["found"] = found and found.step
     copies.remove()
     return told
@@ -172,11 +184,11 @@ def too_small(process: Any, folder: Any, memory: Any) -> tuple[bool, bool]:
     from launcher.train import loop, memory_restore
 
     os.environ["LAUNCHER_MEMORY"] = str(memory)
-    copies, _ = memory_restore.begin(prepared(folder, {"kind": "ddp"}), process)
+    copies, _ = memory_restore.begin(prepared(folder, {"kind": "ddp"}), process, 0)
     assert copies is not None
     run = strategy_steps.build(process, folder, {"kind": "ddp"})
     before = copies.due(1)
     strategy_steps.take(run, 1)
-    copies.copy(run.engine.state_dict(), loop.state(run))
+    copies.copy(run.engine.state_dict(), loop.checkpoint_state(run))
     strategy_steps.take(run, 1)
     return before, copies.due(2)

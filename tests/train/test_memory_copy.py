@@ -9,6 +9,8 @@ import support
 from support import memory_steps, ranks
 
 from launcher.config import kinds
+from launcher.config.recipe import Recipe
+from launcher.train import memory_restore
 
 DDP, FSDP, ZERO = {"kind": "ddp"}, {"kind": "fsdp"}, {"kind": "deepspeed"}
 OTHERS = {
@@ -65,6 +67,7 @@ def test_every_strategy_goes_on_to_the_last_bit_from_its_copy_also_where_a_node_
 FALLS_BACK = {
     "nothing": 3, "a bit of one": 2, "a bit of each": None, "no mark": 2, "half a mark": 2, "no file": 2,
     "another strategy": None, "other data": None, "the run made anew": None,
+    "step 3 left out": 2, "a lost checkpoint to keep": 2,
 }  # fmt: skip
 
 
@@ -81,3 +84,12 @@ def test_a_copy_that_fails_on_one_node_is_the_last_and_the_one_before_it_stays(p
 def test_training_goes_on_without_copies_where_they_do_not_fit(prepared, memory):
     with support.tmpfs(memory / "small", "64k"):
         assert ranks.on_ranks(2, memory_steps.too_small, prepared, memory / "small") == [(True, False)] * 2
+
+
+@pytest.mark.parametrize("saving, disk, skips", [(4, 2, True), (4, 4, False), (6, 2, False), (0, 2, False)])
+def test_a_copy_is_not_used_if_the_best_checkpoint_was_lost_while_it_was_being_written(saving, disk, skips):
+    recipe = Recipe.model_validate(support.mlm(evaluate={"every": 2, "save_best": True}))
+    state = {"saving": saving, "history": [[2, 1.5], [4, 1.0], [6, 1.2]]}
+    assert memory_restore._skips_kept(state, recipe, disk) == skips
+    plain = Recipe.model_validate(support.mlm(evaluate={"every": 2}))
+    assert not memory_restore._skips_kept(state, plain, disk)

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import support
+import torch
 from support import ranks
 
 from launcher.config.errors import UserError
+from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.stop_requests import StopMonitor
 from launcher.storage.run_dir import RunDir
-from launcher.train import resume_checkpoint
+from launcher.storage.run_files import RollBack
+from launcher.train import resume_checkpoint, roll_back
 
 
 def flipped(file: Path) -> None:
@@ -160,3 +164,10 @@ def test_a_run_goes_on_from_the_checkpoint_before_the_damaged_one(here, finished
         saved.verify()
     assert len(support.records(here.path)) > len(undisturbed)
     support.same_run(finished / "runs/tiny", here.path, relative=0)
+
+
+def test_training_that_goes_back_after_a_spike_passes_a_damaged_checkpoint_over(here):
+    flipped(file_of(here, 4, "shard-00002"))
+    spike, alone = RollBack(step=6, first=5, loss=9.0, grad_norm=9.0), ProcessGroup(0, 1, torch.device("cpu"))
+    assert roll_back.go_back(here, alone, StopMonitor(), spike, abort_after=10) == 2
+    assert sorted(path.name for path in here.checkpoints.iterdir()) == ["step-00000002", "step-00000004.damaged"]
