@@ -136,6 +136,7 @@ def _train_part(run: PreparedRun, rank: _Rank) -> _PartEnd:
             print(early_stopping.message(built.progress.history, run.recipe.evaluate), flush=True)
         return _PartEnd(code, built.progress.step if more else None)
     except spikes.RollBackNeeded as found:
+        rank.heartbeat.beat(Stage.SAVING, built.progress.step)
         built.saver.finish()
         if rank.copies is not None:
             rank.copies.begin(found.spike.first - 1)  # a killed start must not resume from a later one

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import support
+from support import ranks
 
 from launcher.contract.order import Order
 
@@ -114,6 +115,29 @@ def test_training_goes_back_leaves_the_batch_out_and_ends_where_a_clean_run_does
     last = np.arange(STEPS - 4, STEPS + 1)
     assert losses("clean", last).mean() < losses("two", last).mean() < losses("clean", last - 6).mean()
     assert not any("spike" in record for record in support.records("runs/clean"))
+
+
+def train_noting_stages(process, folder):
+    """Train to the end. Returns the stages in which this rank waited for a checkpoint that is being written."""
+    from launcher import rank_training
+    from launcher.distributed.heartbeat import Heartbeat
+    from launcher.distributed.stop_requests import StopMonitor
+    from launcher.train.checkpoint_saver import CheckpointSaver
+
+    heartbeat, stages, finish = Heartbeat(), [], CheckpointSaver.finish
+
+    def noted(saver):
+        stages.append(heartbeat.position.stage.name)
+        finish(saver)
+
+    CheckpointSaver.finish = noted
+    rank_training.train(folder, process, StopMonitor(), heartbeat)
+    return stages
+
+
+def test_a_slow_disk_before_the_way_back_is_no_hang(spoilt):
+    """A stage of a step may last a minute, a save a quarter of an hour."""
+    assert ranks.on_ranks(1, train_noting_stages, ranks.ready(recipe("stages", "roll_back"))) == [["SAVING", "SAVING"]]
 
 
 def test_a_skipped_spike_updates_nothing_and_a_told_one_does(spoilt):

@@ -15,7 +15,7 @@ _KEYS = re.compile(
     r"""(?<![A-Za-z0-9])(?:
     hf_[A-Za-z0-9]{30}                               # Hugging Face
     | wandb_v\d_[A-Za-z0-9_]{20} | local-[0-9a-f]{40}  # Weights & Biases
-    | sk-(?=[\w-]{0,99}[A-Z])(?=[\w-]{0,99}[0-9])[\w-]{20}  # OpenAI, Anthropic
+    | sk-(?:[A-Za-z0-9]{32} | (?:ant|proj|svcacct|admin|or)-[\w-]{20})  # OpenAI, Anthropic, OpenRouter
     | gh[pousr]_[A-Za-z0-9]{36} | github_pat_\w{22} | glpat-[\w-]{20}
     | (?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])        # AWS
     | xox[abeprs]-[A-Za-z0-9-]{10}                    # Slack

@@ -90,6 +90,11 @@ class Position:
         """The values that are compared between ranks."""
         return self.step, self.left, self.stage
 
+    @property
+    def taken(self) -> int:
+        """Number of steps that are taken."""
+        return self.step - (Stage.LOADING <= self.stage <= Stage.UPDATING)
+
     def __str__(self) -> str:
         return f"at step {self.step} ({self.stage.description})" if self.step else self.stage.description
 

@@ -108,8 +108,7 @@ class RankLedger:
         """Return the number of steps that are taken; None: training has not begun."""
         position = self._heartbeat.position
         if self._taken is not None and position.step > 0:
-            after = position.stage in (Stage.EVALUATING, Stage.SAVING)
-            self._taken = position.step if after else position.step - 1
+            self._taken = position.taken
         return self._taken
 
     def _seconds(self) -> dict[Purpose, float]:

@@ -93,25 +93,33 @@ class LocalAgent(LocalElasticAgent):  # type: ignore[misc]
 
     def _judge(self, first: failure.Failure, may_restart: bool = True) -> None:
         """Decide whether the ranks are started again, and log it. `first`: the failure that caused the others."""
-        now, window = time.monotonic(), self.launch.restart_window
         positions = heartbeat.positions(self.rendezvous.heartbeats)
         self._failed_step = next((position.step for position in positions if position.rank == first.rank), 0)
-        if self._limit() != self._limit_before:  # smaller micro-batches may fit: this restart is extra
-            self._worker_group.spec.max_restarts += 1
-            self._remaining_restarts += 1
+        if self._renew_restarts():
             self.failed = first
         else:
             self.failed = self._recurrence.judge(first, self._failed_step, self.restarts.stepped)
-        most = self._worker_group.spec.max_restarts
-        if window is not None and self._failed_at is not None and now - self._failed_at > window:
-            self._remaining_restarts = most
-        self._failed_at = now
         if self.failed.recurs or not may_restart:
             self._remaining_restarts = 0
         self._refuse_if_mistaken()
         if self._remaining_restarts > 0:
-            what = failure.sentence(self.failed)
+            what, most = failure.sentence(self.failed), self._worker_group.spec.max_restarts
             _log.warning("%s; starting the ranks again (%d of %d)", what, self._attempt, most)
+
+    def _renew_restarts(self) -> bool:
+        """Adjust the restarts that are left, at each failure of a rank or loss of a node.
+
+        They count from 0 again after some time without a failure. If smaller micro-batches may fit, the next restart is
+        extra. Returns whether that is so.
+        """
+        now, window, smaller = time.monotonic(), self.launch.restart_window, self._limit() != self._limit_before
+        if smaller:
+            self._worker_group.spec.max_restarts += 1
+            self._remaining_restarts += 1
+        if window is not None and self._failed_at is not None and now - self._failed_at > window:
+            self._remaining_restarts = self._worker_group.spec.max_restarts
+        self._failed_at = now
+        return smaller
 
     @property
     def _attempt(self) -> int:

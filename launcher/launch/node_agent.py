@@ -61,8 +61,11 @@ class NodeAgent(LocalAgent):
         leaves = any(position.stage is Stage.LEAVING for position in positions)
         if leaves and not failed and self._last_check - self._all_heard < _SAVE_SECONDS:
             return result
-        if failed or self._remaining_restarts == 0:
-            raise RendezvousError("a node has failed" if failed else "a node is not heard of any more")
+        if failed:
+            raise RendezvousError("a node has failed")
+        self._renew_restarts()
+        if self._remaining_restarts == 0:
+            raise RendezvousError("a node is not heard of any more")
         if self._pcontext is not None:
             self._pcontext.close(signal.SIGKILL)  # the ranks wait for dead ones, and handle no signal meanwhile
         return RunResult(state=WorkerState.UNHEALTHY)

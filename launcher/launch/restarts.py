@@ -13,7 +13,7 @@ from launcher.config import env_vars
 from launcher.config.strict_json import shown
 from launcher.distributed import failure
 from launcher.distributed.failure import Failure
-from launcher.distributed.heartbeat import Position, Stage
+from launcher.distributed.heartbeat import Position
 from launcher.launch import RendezvousSpec
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
@@ -90,7 +90,7 @@ class RestartLog:
             return
         self.stepped = True
         if self._died is not None:
-            last = min(position.step - (position.stage < Stage.EVALUATING) for position in positions)
+            last = min(position.taken for position in positions)
             self._report(last, time.monotonic() - self._died)
 
     def _report(self, step: int, seconds: float) -> None:

@@ -10,6 +10,9 @@ from typing import NamedTuple
 from launcher.storage.job_log import Event
 from launcher.storage.ledger import OF_STEPS, PURPOSES, LedgerLine, Purpose
 
+_OF_HANGS: tuple[Purpose, ...] = ("down", *reversed(OF_STEPS), "save", "evaluate")
+"""Purposes as which the seconds of a hang were recorded."""
+
 
 class Hang(NamedTuple):
     """A hang that ended a start's ranks. `time`: of its end, in seconds since the epoch."""
@@ -162,7 +165,7 @@ class _Account:
         for stretch in reversed(self.stretches):
             if left <= 0 or not (stretch is gap or stretch.first == stretch.last is not None):
                 return
-            for purpose in ("down", *reversed(OF_STEPS)):
+            for purpose in _OF_HANGS:
                 there = stretch.seconds.get(purpose, 0.0)
                 if there > 0 and left > 0:
                     left -= stretch.move(purpose, "hang", min(1.0, left / there))

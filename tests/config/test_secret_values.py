@@ -18,6 +18,7 @@ def letters(number: int, of: str = string.ascii_letters + string.digits) -> str:
 
 KNOWN = [
     f"hf_{letters(34)}", f"sk-{letters(48)}Z9", f"sk-ant-api03-{letters(60)}A1", f"ghp_{letters(36)}",
+    f"sk-proj-{letters(50)}",
     f"github_pat_{letters(40)}", f"glpat-{letters(20)}", f"AKIA{letters(16, string.ascii_uppercase)}",
     f"xoxb-{letters(24)}", f"AIza{letters(35)}", f"wandb_v1_{letters(40)}",
     f"eyJ{letters(20)}.eyJ{letters(30)}.{letters(40)}", "-----BEGIN RSA PRIVATE KEY-----",
@@ -38,6 +39,7 @@ HARMLESS = [
     ("PYTORCH_ALLOC_CONF", "expandable_segments:True,max_split_size_mb:512"), ("UCX_TLS", "rc_x,cuda_copy,ud"),
     ("NCCL_IB_HCA", "mlx5_0,mlx5_1,mlx5_2,mlx5_3,mlx5_4,mlx5_5,mlx5_6,mlx5_7"), ("GIT", "https://git@github.com/a/b"),
     ("MODEL", "meta-llama/Meta-Llama-3.1-8B-Instruct-Quantized-W8A8"), ("RELATIVE", "../data/Corpus2/Train/part1"),
+    ("CORPUS", "sk-Wikipedia-20231101-articles-of-Slovak"), ("DATA", "my/sk-BERT-base-2021-v1-uncased-corpus"),
     ("WORDS", "a sentence with some words in it that is rather long"), ("TASK", "task-classification-of-sequences-V2x"),
 ]  # fmt: skip
 

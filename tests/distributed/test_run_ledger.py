@@ -100,6 +100,18 @@ def test_a_stage_without_a_step_changes_no_step(folder, clock):
     assert [line.step for line in ledger.read(folder)] == [7, 9, 9]
 
 
+def test_a_step_that_is_taken_stays_so_in_all_that_follows_it(folder, clock):
+    beat = Heartbeat()
+    account = RankLedger(folder, beat)
+    account.resume(7)
+    spend(clock, beat, Stage.FORWARD, 10, 8)
+    for stage in (Stage.EVALUATING, Stage.SCORING, Stage.SAVING, Stage.LEAVING, Stage.STARTING):
+        beat.beat(stage, 8)
+        account.write()
+    assert [line.step for line in ledger.read(folder)] == [7, 8, 8, 8, 8, 8]
+    assert goodput.account(ledger.read(folder)).parts["lost"] == 0
+
+
 def test_lines_are_written_while_a_rank_stands_still(folder, monkeypatch):
     monkeypatch.setattr(run_ledger, "SHORTEST", 0.01)
     beat = Heartbeat()

@@ -1,6 +1,14 @@
-import pytest
+import time
+from types import SimpleNamespace
 
-from launcher.launch import node_agent
+import pytest
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
+from torch.distributed.elastic.rendezvous import RendezvousError
+
+from launcher.distributed import heartbeat
+from launcher.launch import Launch, RendezvousSpec, node_agent
+from launcher.launch.local_agent import LocalAgent
+from launcher.launch.node_agent import NodeAgent
 
 
 @pytest.mark.parametrize(
@@ -14,3 +22,46 @@ from launcher.launch import node_agent
 def test_a_node_whose_ranks_met_a_mistake_of_the_user_has_failed(outcome, failed):
     """The ranks of other nodes would wait for them."""
     assert node_agent.has_failed(outcome) is failed
+
+
+def agent_that_loses_a_node(folder, monkeypatch, window):
+    """The agent of two nodes, one of which is gone, while its own ranks only wait. One restart is left."""
+    monkeypatch.setattr(LocalAgent, "_monitor_workers", lambda self, group: RunResult(WorkerState.HEALTHY))
+    monkeypatch.setattr(node_agent, "_alive_nodes", lambda rendezvous: 1)
+    agent = object.__new__(NodeAgent)
+    agent.rendezvous = RendezvousSpec(folder, start_folder=folder)
+    heartbeat.create(agent.rendezvous.heartbeats, 1)
+    agent.launch = Launch(folder, 1, "cpu", 1, restart_window=window)
+    agent.logs = SimpleNamespace(folder=folder / "logs")
+    agent._worker_group = SimpleNamespace(spec=SimpleNamespace(max_restarts=1, rdzv_handler=None), group_world_size=2)
+    agent._remaining_restarts, agent._pcontext, agent._limit_before = 1, None, ""
+    return agent
+
+
+def lose(agent):
+    """The other node is gone. torch's agent then takes one of the restarts that are left."""
+    agent._last_check = 0.0
+    assert agent._monitor_workers(agent._worker_group).state is WorkerState.UNHEALTHY
+    agent._remaining_restarts -= 1
+
+
+def test_the_loss_of_a_node_counts_from_zero_after_some_time_without_a_failure(tmp_path, monkeypatch):
+    agent, now = agent_that_loses_a_node(tmp_path, monkeypatch, window=60.0), [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for _ in range(3):
+        lose(agent)
+        now[0] += 61
+    lose(agent)
+    now[0] += 59
+    with pytest.raises(RendezvousError):
+        lose(agent)
+
+
+def test_a_node_whose_peer_ran_out_of_memory_has_a_restart_more_too(tmp_path, monkeypatch):
+    agent = agent_that_loses_a_node(tmp_path, monkeypatch, window=None)
+    lose(agent)
+    (tmp_path / "max_tokens.json").write_text("{}")
+    lose(agent)
+    agent._limit_before = agent._limit()
+    with pytest.raises(RendezvousError):
+        lose(agent)

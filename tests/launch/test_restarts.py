@@ -6,7 +6,11 @@ import pytest
 
 from launcher.distributed import failure
 from launcher.distributed.failure import Failure
-from launcher.launch.restarts import Recurrence
+from launcher.distributed.heartbeat import Position, Stage
+from launcher.launch import RendezvousSpec
+from launcher.launch.restarts import Recurrence, RestartLog
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunDir
 
 
 def raised(message, step=7, rank=1):
@@ -52,3 +56,12 @@ def test_the_sentence_says_that_a_restart_does_not_help():
     assert failure.sentence(recurrence.judge(KILLED, 8, False)).endswith(
         ", and two restarts in a row made no step; it will not pass by itself"
     )
+
+
+def test_ranks_that_build_a_model_anew_after_their_first_step_leave_a_readable_log(tmp_path):
+    """As after a spike in the first step of a restart, when no step is theirs."""
+    log = RestartLog(RunDir(tmp_path), RendezvousSpec(tmp_path))
+    log.restart("failed", KILLED, 7, 1)
+    log.begin()
+    log.observe([Position(0, 0, Stage.STARTING, rank, 1.0) for rank in range(2)], stepped=True)
+    assert [event["step"] for event in job_log.read(RunDir(tmp_path))] == [7, 0]

@@ -89,6 +89,17 @@ def test_a_hang_is_taken_from_the_step_that_hung_and_from_the_time_after_it():
     }  # fmt: skip
 
 
+def test_a_hang_in_an_evaluation_or_a_save_is_taken_from_it():
+    for purpose in ("evaluate", "save"):
+        lines = [
+            line("a", NOW, 0),
+            line("a", NOW + 9, 9, compute=9),
+            line("a", NOW + 29, 9, compute=9, **{purpose: 20}),
+            line("b", NOW + 33, 9),
+        ]
+        assert account(*lines, hangs=[Hang(NOW + 30, 19)]) == {"compute": 9, "hang": 19, purpose: 5}
+
+
 def test_hangs_are_read_from_the_job_log_unless_they_were_only_reported():
     event = {"event": "hang", "job": "12", "time": NOW, "rank": 3, "seconds": 60.5, "action": "restart"}
     others = [{**event, "action": "report"}, {**event, "event": "started"}, {**event, "seconds": "x"}]
