@@ -133,7 +133,7 @@ def test_a_lost_rank_is_restarted_where_restarts_are_allowed_and_wandb_has_one_r
     too, whose service is not that of the ranks."""
     monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/nowhere")
     offline = "{kind: wandb, mode: offline}"
-    command = ["run", "one.yaml", "name=again", "--ranks", 2]
+    command = ["run", "one.yaml", "name=again", "checkpoint.mode=sync", "--ranks", 2]
     again = support.launcher(
         *command, deadly(37, "rank").replace("jsonl", f"jsonl, {offline}"), "--max-restarts", 1, code=1
     )
