@@ -77,14 +77,15 @@ class NodeAgent(LocalAgent):
         """
         folder, attempt = self.rendezvous.start_folder, worker_group.master_port
         name = node_message(f"hang-{attempt}", self.rendezvous.index)
-        if not states:
-            if self._posted is not None:
+        with suppress(OSError):  # a full disk, or one that is away: tried again
+            if not states and self._posted is not None:
                 self._posted.unlink(missing_ok=True)
                 self._posted = None
+            if states and self._posted is None:
+                MessageFolder(folder).post(name, {"ranks": [state.as_json() for state in states]})
+                self._posted = folder / message_file(name)
+        if not states:
             return None
-        if self._posted is None:
-            MessageFolder(folder).post(name, {"ranks": [state.as_json() for state in states]})
-            self._posted = folder / message_file(name)
         found = list[RankState]()
         for file in folder.glob(message_file(node_message(f"hang-{attempt}", "*"))):
             with suppress(OSError, ValueError):

@@ -6,6 +6,8 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
 from torch.distributed.elastic.rendezvous import RendezvousError
 
 from launcher.distributed import heartbeat
+from launcher.distributed.hangs import RankState
+from launcher.distributed.heartbeat import Stage
 from launcher.launch import Launch, RendezvousSpec, node_agent
 from launcher.launch.local_agent import LocalAgent
 from launcher.launch.node_agent import NodeAgent
@@ -65,3 +67,16 @@ def test_a_node_whose_peer_ran_out_of_memory_has_a_restart_more_too(tmp_path, mo
     agent._limit_before = agent._limit()
     with pytest.raises(RendezvousError):
         lose(agent)
+
+
+def test_a_disk_that_refuses_the_states_of_a_hang_does_not_end_the_agent(tmp_path):
+    """They are posted as soon as it has room."""
+    (folder := tmp_path / "start").touch()
+    agent = object.__new__(NodeAgent)
+    agent.rendezvous = RendezvousSpec(tmp_path, start_folder=folder)
+    group = SimpleNamespace(master_port=1, workers=[SimpleNamespace(world_size=1)])
+    states = [RankState(0, 7, 0, Stage.SAVING, 99.0)]
+    assert agent._found_hang(group, states) is None
+    folder.unlink()
+    assert agent._found_hang(group, states).rank == 0
+    assert agent._found_hang(group, []) is None and not list(folder.iterdir())
