@@ -75,7 +75,7 @@ def test_a_rank_that_can_do_so_alone_cuts_its_micro_batches_on_the_same_trajecto
     assert "oom" not in support.steps("runs/plain")[6]
 
 
-@pytest.mark.parametrize(("strategy", "where"), [(FSDP, "forward"), (DDP, "backward")])
+@pytest.mark.parametrize(("strategy", "where"), [(FSDP, "forward"), (DDP, "backward"), (DDP, "forward")])
 def test_ranks_that_compute_together_start_again_with_smaller_micro_batches(plain, strategy, where):
     """No restart of the profile is needed for it."""
     limited(6, rank=1, where=where)

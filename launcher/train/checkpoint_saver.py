@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from launcher.config.training import Checkpoint
 from launcher.config.types import JsonObject
+from launcher.distributed.heartbeat import Heartbeat
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor, after
 from launcher.plan.run_estimates import duration
@@ -161,17 +162,18 @@ class CheckpointSaver:
             self._wait()
             self._over(self._write.blocked)
 
-    def save_last(self, tensors: StateDict, state: JsonObject, keep: int) -> None:
+    def save_last(self, tensors: StateDict, state: JsonObject, keep: int, heartbeat: Heartbeat) -> None:
         """Save the state of a step, after `finish`, and wait until its checkpoint is complete. All ranks call it before
         they leave.
 
         A save that fails is tried again until the job's deadline, else for PATIENCE_SECONDS. Raises DiskFailed if the
-        last attempt fails too, and RunReplaced.
+        last attempt fails too, and RunReplaced. `heartbeat`: beats at each attempt, so that a full disk is no hang.
         """
         left = self._stop.seconds_left()
         out_of_time = after(PATIENCE_SECONDS if left is None else left)
         while self.step != state["step"]:
             begin = time.monotonic()
+            heartbeat.beat(heartbeat.position.stage, state["step"])
             write = self._begin(on_host(self._parts.of(tensors, self._apart)), tensors, state, keep, begin)
             self._wait()
             if isinstance(write.error, DiskFailed) and self._process.broadcast(out_of_time()):

@@ -236,7 +236,7 @@ def save(run: Run, stage: Stage = Stage.SAVING) -> None:
     run.heartbeat.beat(stage, run.progress.step)
     run.saver.finish()
     if run.saver.step != run.progress.step:
-        run.saver.save_last(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run))
+        run.saver.save_last(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run), run.heartbeat)
         _account_save(run)
 
 

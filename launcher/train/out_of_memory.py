@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import torch
 
 from launcher.distributed import device_errors
-from launcher.distributed.heartbeat import Stage
 from launcher.sinks import warn
 from launcher.storage import token_limit
 from launcher.train.rank_batch import RankBatch
@@ -65,10 +64,12 @@ def watched(run: Run, batch: RankBatch, number: int, last: bool) -> Iterator[Non
 
 
 def _is_alone(run: Run, last: bool) -> bool:
-    """Return whether no rank waits for this one in the current stage of a micro-batch. `last`: of the step."""
-    if run.engine.exchanges == "in the last backward":
-        return not (last and run.heartbeat.position.stage is Stage.BACKWARD)
-    return run.engine.exchanges == "never"
+    """Return whether no rank waits for this one in a micro-batch. `last`: of the step.
+
+    DDP prepares the reduction of a step when the forward of its last micro-batch ends, and the loss is computed after
+    that. So the backward of a repeated micro-batch would reduce gradients too early.
+    """
+    return run.engine.exchanges == "never" or (run.engine.exchanges == "in the last backward" and not last)
 
 
 def smaller(run: Run, limit: int) -> RankBatch:

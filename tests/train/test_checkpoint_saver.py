@@ -169,12 +169,12 @@ def wait_and_merge(process, folder, place):
     timed = saver(run, Path(place, "timed"), every="continuous")
     told = [timed.due()]
     with held(release):
-        timed.save(weights, state(1))
+        timed.save(weights, state(1), 2)
         told += [timed.due(), timed.writing]
         timed.collect(writing=True)
         threading.Timer(0.5, release.touch).start()
         begin = time.monotonic()
-        timed.save(weights, state(2))  # waits for the first
+        timed.save(weights, state(2), 2)  # waits for the first
         told.append(time.monotonic() - begin > 0.2)
         timed.finish()
     told += [timed.due(), [saved.step for saved in RunDir(Path(place, "timed")).whole()]]
@@ -193,7 +193,7 @@ def fifty(process, folder, place, mode):
     weights = {f"model.{name}": torch.ones(2**19) for name in "abcd"}
     one, told = saver(run, Path(place), mode=mode, keep=1), []
     for step in range(52):
-        one.save(weights, state(step))
+        one.save(weights, state(step), 1)
         one.finish()
         gc.collect()
         at = psutil.Process()
@@ -234,7 +234,7 @@ def failing(process, folder, place, where):
         "write": (checkpoint_format, "write_parts", write),
     }[where]
     with patch.object(owner, name, call):
-        one.save({"model.a": torch.ones(3), "model.b": torch.ones(3)}, state(1))
+        one.save({"model.a": torch.ones(3), "model.b": torch.ones(3)}, state(1), 2)
         try:
             one.finish()
         except Exception as error:

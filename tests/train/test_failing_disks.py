@@ -54,7 +54,7 @@ def break_and_mend(process, folder, disk, broken, mended):
                 change(disk)
             process.barrier()
             checkpoint_pace.RETRY_SECONDS = retry
-            one.save(weights(step), {"step": step, "evaluation": {}})
+            one.save(weights(step), {"step": step, "evaluation": {}}, 1)
             one.finish()
             told.append((steps(RunDir(Path(disk, "run"))), one.due()))
     left = sorted(path.name for path in RunDir(Path(disk, "run")).checkpoints.iterdir())
@@ -116,7 +116,7 @@ def retry(process, folder, disk):
     one = saver(run, Path(disk, "run"), keep=1)
     checkpoint_pace.RETRY_SECONDS = 1.0
     with patch.object(checkpoint_saver, "warn"):
-        one.save(weights(1), {"step": 1, "evaluation": {}})
+        one.save(weights(1), {"step": 1, "evaluation": {}}, 1)
         one.finish()
         told.append(one.due())
         time.sleep(1.1)
@@ -137,14 +137,14 @@ def stall(process, folder, place):
     one, told = saver(run, Path(place, "run")), []
     checkpoint_saver.STALL_SECONDS = 0.5
     with patch.object(checkpoint_saver, "warn", warnings.append), held(release):
-        one.save(weights(1), {"step": 1, "evaluation": {}})
-        one.save(weights(2), {"step": 2, "evaluation": {}})
+        one.save(weights(1), {"step": 1, "evaluation": {}}, 2)
+        one.save(weights(2), {"step": 2, "evaluation": {}}, 2)
         told += [one.step, one.due()]
         process.barrier()
         release.touch()
         one.finish()
         told += [one.step, one.due()]
-        one.save(weights(3), {"step": 3, "evaluation": {}})
+        one.save(weights(3), {"step": 3, "evaluation": {}}, 2)
         one.finish()
         told += [one.step, one.due(), steps(RunDir(Path(place, "run")))]
     return told, warnings
@@ -164,22 +164,27 @@ def test_a_disk_that_does_not_respond_holds_up_no_step_for_long(folder, tmp_path
 
 
 def last(process, folder, disk, room):
-    """The last save of a start on a full disk, on which there is room after the second attempt, or never."""
+    """The last save of a start on a full disk, on which there is room after the second attempt, or never. Each
+    attempt beats, so that it is no hang."""
+    from launcher.distributed.heartbeat import Heartbeat, Stage
     from launcher.storage.disk_full import DiskFull
     from launcher.train import checkpoint_saver
 
     run, warnings = strategy_steps.build(process, folder, {"kind": "ddp"}), []
-    one = saver(run, Path(disk, "run"), keep=1)
+    one, heartbeat, beats = saver(run, Path(disk, "run"), keep=1), Heartbeat(), set()
+    heartbeat.beat(Stage.SAVING, 7)
     checkpoint_saver.PATIENCE_SECONDS, checkpoint_saver.LAST_RETRY_SECONDS = (60.0, 0.2) if room else (1.0, 0.4)
 
     def warn(line):
         warnings.append(line)
+        assert heartbeat.position.time not in beats and heartbeat.position.stage is Stage.SAVING
+        beats.add(heartbeat.position.time)
         if room and len(warnings) == 2:
             remount("size=9m", disk)
 
     with patch.object(checkpoint_saver, "warn", warn):
         try:
-            one.save_last(weights(7), {"step": 7, "evaluation": {}})
+            one.save_last(weights(7), {"step": 7, "evaluation": {}}, 1, heartbeat)
         except DiskFull as error:
             return str(error), steps(RunDir(Path(disk, "run"))), len(warnings)
     return "", steps(RunDir(Path(disk, "run"))), len(warnings)
