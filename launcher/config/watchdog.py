@@ -19,7 +19,8 @@ class Watchdog(Strict):
     """Seconds without progress after which a rank counts as hung, at least. `auto`: 60. The limit is five times the
     longest pause so far in the same stage of a step if that is longer (two times that of its first visit). It is ten
     times these seconds in a stage that a rank enters for the first time, and half of `timeout` if that is longer at the
-    start, in a save and for metrics. `off`: hangs are not detected, and ranks wait for `timeout`."""
+    start, in a save and for metrics; the last save has no limit. `off`: hangs are not detected, and ranks wait for
+    `timeout`."""
     action: Literal["restart", "fail", "report"] = "restart"
     """Reaction to a hang. `restart`: the ranks are ended and started again, if `max_restarts` allows it, else the run
     fails. `fail`: the run fails. `report`: the hang is only logged."""

@@ -97,7 +97,7 @@ def _leave(run: Run) -> int:
     """Save, and return the exit code. Raises RunReplaced if another start has taken over."""
     if run.stop.agreed is StopReason.REPLACED:
         raise checkpoint.RunReplaced(run.folder)
-    save(run, Stage.LEAVING)
+    save(run)
     return STOPPED
 
 
@@ -230,10 +230,10 @@ def begin_save(run: Run) -> None:
         _account_save(run)
 
 
-def save(run: Run, stage: Stage = Stage.SAVING) -> None:
-    """Save a checkpoint of the current step, unless there is one, and wait until it is complete. `stage`: LEAVING if
-    the ranks end afterwards."""
-    run.heartbeat.beat(stage, run.progress.step)
+def save(run: Run) -> None:
+    """Save a checkpoint of the current step, unless there is one, and wait until it is complete. This may be tried
+    again for hours, and is no hang."""
+    run.heartbeat.beat(Stage.LEAVING, run.progress.step)
     run.saver.finish()
     if run.saver.step != run.progress.step:
         run.saver.save_last(run.engine.state_dict(), checkpoint_state(run), spikes.kept(run), run.heartbeat)
