@@ -278,7 +278,7 @@ def test_a_file_missing_from_a_checkpoint_is_passed_over(trained):
 
 
 def test_checkpoints_that_are_all_damaged_are_refused(trained):
-    advice = "a resume uses the checkpoint before it"
+    advice = "a resume uses the checkpoint before it; --checkpoint STEP names another one"
     file = next(FOURTH.glob("*.safetensors"))
     file.unlink()
     (SECOND / "state.json").write_text("{")

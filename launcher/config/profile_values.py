@@ -77,7 +77,9 @@ def _expand_home(value: str) -> str:
     return str(expanded(value)) if value.startswith("~") else value
 
 
-def _duration(value: str) -> str:
+def _duration(value: object) -> object:
+    if not isinstance(value, str):
+        raise PydanticCustomError("duration", "should be a time (such as 90s, 10m, 2h, 1d)")
     seconds(value)
     return value
 
@@ -92,7 +94,7 @@ Variable = Annotated[
     str,
     matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable: letters, digits and _, no digit first"),
 ]
-Duration = Annotated[str, AfterValidator(_duration)]
+Duration = Annotated[str, BeforeValidator(_duration)]
 """A time such as 90s, 10m, 2h or 1d."""
 Nodes = Annotated[tuple[int, int], BeforeValidator(_node_range)]
 

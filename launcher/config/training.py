@@ -24,11 +24,15 @@ AUTO, CONTINUOUS = "auto", "continuous"
 
 
 def _interval(value: object) -> object:
+    what = "should be steps, a time (such as 90s, 10m, 2h, 1d), auto or continuous"
     if isinstance(value, str):
-        if value not in (AUTO, CONTINUOUS):
-            seconds(value)
-    elif type(value) is not int or value < 1:
-        what = "should be steps, a time (such as 90s, 10m, 2h, 1d), auto or continuous"
+        try:
+            known = value in (AUTO, CONTINUOUS) or seconds(value) > 0
+        except ValueError:
+            known, what = False, f"{value!r} is no interval: {what}"
+    else:
+        known = type(value) is int and value > 0
+    if not known:
         raise PydanticCustomError("interval", "{what}", {"what": what})
     return value
 

@@ -82,7 +82,7 @@ class SavedCheckpoint:
     @property
     def advice(self) -> str:
         """Advice for a damaged checkpoint: how to continue without it."""
-        return "a resume uses the checkpoint before it"
+        return "a resume uses the checkpoint before it; --checkpoint STEP names another one"
 
     @cached_property
     def state(self) -> JsonObject:

@@ -74,7 +74,8 @@ def measure(lines: Sequence[LedgerLine]) -> dict[str, float]:
 
     `step`: mean over all steps, also those that were repeated. `save`: mean time that a checkpoint held up training.
     `start`: mean of rank 0's process before its first step, with compilation. `detect`: mean time from the last sign of
-    life of ranks to the next ones, if the same command starts them. `launch`: mean time from a command to its ranks.
+    life of ranks to the next ones, if the same command starts them. `launch`: mean time from a command to its ranks, without the
+    preparation, which is done once.
     `evaluate`: for each second of steps.
     """
     trained = [line for line in lines if line.writer == "rank" and line.step is not None]
@@ -91,7 +92,9 @@ def measure(lines: Sequence[LedgerLine]) -> dict[str, float]:
         (one, other) for one, other in itertools.pairwise(lines) if one.writer != "rank" or one.process != other.process
     ]
     ranks = [(one, other, max(0.0, other.begun - one.time)) for one, other in new if other.writer == "rank"]
-    if launches := [one.age + pause for one, _, pause in ranks if one.writer == "command"]:
+    if launches := [
+        one.age - one.seconds.get("prepare", 0.0) + pause for one, _, pause in ranks if one.writer == "command"
+    ]:
         costs["launch"] = fmean(launches)
     if pauses := [pause for one, _, pause in ranks if one.writer == "rank"]:
         costs["detect"] = fmean(pauses)

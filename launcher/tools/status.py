@@ -90,7 +90,8 @@ def print_details(one: RunStatus, console: Console) -> None:
         console.print(f"it goes on from step {one.checkpoint}", highlight=False)
     if copies := memory_folder.existing(RunDir(Path(one.folder))):
         size = human(allocated_bytes(copies.path))
-        console.print(f"copies in memory on this machine: {size} in {copies.path}", highlight=False, markup=False)
+        what = f"or from a later step, by the copies in memory on this machine: {size} in {copies.path}"
+        console.print(what, highlight=False, markup=False, soft_wrap=True)
     if one.limit is not None:
         console.print(f"its time limit ends {_clock(one.limit)}", highlight=False)
     if one.starts:

@@ -188,7 +188,9 @@ def kinds_of(folder: str) -> str:
         (11, "optimizer: {kind: adamw, lr: fast}", "optimizer.lr: should be a valid number"),
         (11, "optimizer: 3", "optimizer: needs a kind (there are: adafactor, adam, adamw, muon, sgd)"),
         (12, "sinks: jsonl", "sinks: should be a valid list"),
-        (12, "checkpoint: {every: often}", "checkpoint.every: 'often' is no duration (such as 90s, 10m, 2h, 1d)"),
+        (12, "checkpoint: {every: often}",
+         "checkpoint.every: 'often' is no interval: should be steps, a time (such as 90s, 10m, 2h, 1d), auto or "
+         "continuous"),
         (12, "checkpoint: {every: [10]}",
          "checkpoint.every: should be steps, a time (such as 90s, 10m, 2h, 1d), auto or continuous"),
         (12, "checkpoint: {every: 0}",

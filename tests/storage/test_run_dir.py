@@ -158,7 +158,7 @@ def test_a_whole_checkpoint_is_verified(run):
 
 
 def advice(folder: Path) -> str:
-    return "(a resume uses the checkpoint before it)"
+    return "(a resume uses the checkpoint before it; --checkpoint STEP names another one)"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json"])

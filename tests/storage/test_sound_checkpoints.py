@@ -15,7 +15,7 @@ from launcher.storage import checkpoint_format, sound_checkpoints
 from launcher.storage.checkpoint_format import NewerFormat, SavedCheckpoint
 from launcher.storage.run_dir import RunDir
 
-HINT = "(a resume uses the checkpoint before it)"
+HINT = "(a resume uses the checkpoint before it; --checkpoint STEP names another one)"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from launcher.tools.compare import compare
 from launcher.tools.trained_model import best_note
 
 LINE = "take this line out, or move the file away"
-STATE = "a resume uses the checkpoint before it"
+STATE = "a resume uses the checkpoint before it; --checkpoint STEP names another one"
 
 
 @pytest.fixture
