@@ -74,9 +74,8 @@ def measure(lines: Sequence[LedgerLine]) -> dict[str, float]:
 
     `step`: mean over all steps, also those that were repeated. `save`: mean time that a checkpoint held up training.
     `start`: mean of rank 0's process before its first step, with compilation. `detect`: mean time from the last sign of
-    life of ranks to the next ones, if the same command starts them. `launch`: mean time from a command to its ranks, without the
-    preparation, which is done once.
-    `evaluate`: for each second of steps.
+    life of ranks to the next ones, if the same command starts them. `launch`: mean time from a command to its ranks,
+    without the preparation, which is done once. `evaluate`: for each second of steps.
     """
     trained = [line for line in lines if line.writer == "rank" and line.step is not None]
     spent = [_between(one, other) for one, other in itertools.pairwise(trained) if one.process == other.process]
