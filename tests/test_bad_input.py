@@ -401,7 +401,7 @@ def gone_on(original: Path, saved: dict[str, bytes]) -> str:
     assert {file: now[file] for file in saved} == saved
     assert (FOURTH / COMPLETE).is_file()
     untimed = [
-        {**record, "seconds": 0, "waited": 0, "tokens_per_second": 0}
+        {**record, "seconds": 0, "waited": 0, "tokens_per_second": 0, "goodput": 0}
         for run in (RUN, original / RUN)
         for record in support.steps(run).values()
     ]
