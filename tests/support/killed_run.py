@@ -134,6 +134,7 @@ class Killer:
         if moment == "saving":
             self._wait(process, saves)
         time.sleep(self.draw.uniform(0, 0.2 if moment == "saving" else 0.05))
+        self._wait(process, lambda: os.getpgid(process.pid) == process.pid)  # else it is only being forked
         if process.poll() is not None:
             return False
         support.kill_group(process)
