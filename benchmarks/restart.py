@@ -99,6 +99,7 @@ def start(name: str, repository: Path) -> "subprocess.Popen[bytes]":
     plain = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "99", "plain.py"]
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     environment |= {"GLOO_SOCKET_IFNAME": "lo", "LAUNCHER_CACHE": str(Path("cache").absolute())}
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else torchrun's restarts read addresses of dead ranks
     with Path(f"{name}.out").open("wb") as out:
         return subprocess.Popen(
             [sys.executable, *(ours if name == "ours" else plain)], stdout=out, stderr=out, start_new_session=True,
