@@ -88,7 +88,13 @@ def line(fault: str) -> str:
 def recipe(**changes: Any) -> str:
     """A recipe with the misbehaving task."""
     support.plugin("hanging", TASK)
-    keys = {"train__steps": 40, "train__global_batch": 12, "task__kind": "own.hanging", "checkpoint__every": 5}
+    keys = {
+        "train__steps": 40,
+        "train__global_batch": 12,
+        "task__kind": "own.hanging",
+        "checkpoint__every": 5,
+        "checkpoint__mode": "sync",
+    }
     return support.write(support.small("x", **{**keys, **changes}))
 
 
