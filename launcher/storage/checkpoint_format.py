@@ -222,7 +222,7 @@ def write_parts(parts: Mapping[str, Part], partial: Path, rank: int) -> dict[str
     offsets = {name: {"saved_offsets": part.offsets} for name, part in parts.items()}
     metadata = {"DCP_SHARDING_INFO": json.dumps(offsets), "DCP_VERSION": "1.0", "format": "pt"}
     save_file({name: part.values for name, part in parts.items()}, file, metadata)
-    file.chmod(partial.stat().st_mode & 0o666)  # newer versions write it for its owner alone
+    file.chmod(partial.stat().st_mode & 0o666)  # safetensors 0.8 writes it for its owner alone
     flush(file)
     return {file.name: checksum(file)}
 
