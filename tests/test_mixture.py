@@ -57,7 +57,7 @@ def test_a_killed_run_goes_on_in_the_same_mixture_packed_and_on_another_number_o
     recipe, alone, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    process = support.start("run", recipe, "--ranks", 2, "checkpoint.every=4")
+    process = support.start("run", recipe, "--ranks", 2, "checkpoint.every=4", "checkpoint.mode=sync")
     support.wait_for_step("runs/mixed", 6, process)
     support.kill_group(process)
     support.launcher("run", recipe, "--ranks", 1, "task.samples=packed", "--resume")
