@@ -101,7 +101,8 @@ def test_a_rank_that_nccls_watchdog_has_aborted_waited_for_the_stalled_one(tmp_p
         heartbeat.Heartbeat(spec.heartbeats, rank, rank).beat(heartbeat.Stage.FORWARD, step)
     rows = heartbeat._map(spec.heartbeats, "r+")
     rows[:, 4] -= 3600 * 10**9
-    assert elastic_agent._cause({0: told(code=code)}, spec, failure.RankLogs.now(tmp_path)).rank == named
+    agent = SimpleNamespace(failed=None, logs=failure.RankLogs.now(tmp_path))
+    assert elastic_agent._cause({0: told(code=code)}, spec, agent).rank == named
 
 
 WATCHDOG = (
