@@ -23,7 +23,7 @@ def test_costs_are_means_over_all_processes():
     ]
     costs = failure_costs.measure(lines)
     assert costs == pytest.approx(
-        {"step": 50 / 100, "evaluate": 4 / 50, "save": 7 / 5, "start": 8, "detect": 9, "launch": 10 + 5}
+        {"step": 50 / 100, "evaluate": 4 / 50, "save": 7 / 5, "start": 8, "detect": 9, "launch": 4 + 5}
     )
 
 
