@@ -205,7 +205,8 @@ def test_memory_files_and_threads_stay_as_they_are_over_fifty_saves(folder, tmp_
     """Adds some 3 s: nothing else shows that a save leaves nothing behind in the process."""
     for memory in ranks.on_ranks(2, fifty, folder, str(tmp_path / "saves"), "async"):
         assert memory[-1][0] - memory[2][0] < 24 * 2**20, "a rank's copy is 4 MiB: kept by each save, it would be 200"
-        assert memory[-1][1:] == memory[2][1:]
+        files, threads = memory[2][1:]
+        assert memory[-1][1] <= files and memory[-1][2] <= threads  # earlier work of the process may close some later
 
 
 def failing(process, folder, place, where):
