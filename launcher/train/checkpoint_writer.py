@@ -90,10 +90,10 @@ class CheckpointWriter:
             result.append(call())
         except Exception as failure:
             error = failure
-        told = self.process.all_gather_objects((result, _described(error)))
-        failed = [(rank, each) for rank, (_, each) in enumerate(told) if each is not None]
+        gathered = self.process.all_gather_objects((result, _described(error)))
+        failed = [(rank, each) for rank, (_, each) in enumerate(gathered) if each is not None]
         if not failed:
-            return [value for each, _ in told for value in each]
+            return [value for each, _ in gathered for value in each]
         if not self.process.broadcast(self.holds()):
             raise RunReplaced(self.folder) from error
         if error is not None:
