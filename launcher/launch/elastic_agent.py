@@ -197,10 +197,8 @@ def _agent(launch: Launch, spec: RendezvousSpec) -> "LocalAgent":
         shutdown_timeout=_SECONDS_TO_LEAVE,
     )
     agent.rendezvous, agent.launch = spec, launch
-    agent.logs, agent.restarts = (
-        failure.RankLogs.now(launch.folder / paths.LOGS),
-        RestartLog(RunDir(launch.folder), spec),
-    )
+    agent.logs = failure.RankLogs.now(launch.folder / paths.LOGS)
+    agent.restarts = RestartLog(RunDir(launch.folder), spec)
     return agent
 
 
