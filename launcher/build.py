@@ -39,7 +39,7 @@ from launcher.train import (
     step_metrics,
 )
 from launcher.train.batch_loader import BatchLoader, loader, worker_processes
-from launcher.train.checkpoint_saver import CheckpointSaver
+from launcher.train.checkpoint_saver import APART_TIMEOUT, CheckpointSaver
 from launcher.train.data_loader import ProbeBatch, ProbeBatches, RankBatches
 from launcher.train.evaluation import Parts
 from launcher.train.precision import STORED, LossScale, autocast
@@ -107,7 +107,8 @@ def _saver(
 ) -> CheckpointSaver:
     between_failures = checkpoint_interval.between_failures(run.cluster)
     saved = resume.step if resume is not None and resume.on_disk else -1
-    return CheckpointSaver(run.folder, run.recipe.checkpoint, process, stop, between_failures, saved)
+    apart = process.apart(APART_TIMEOUT)
+    return CheckpointSaver(run.folder, run.recipe.checkpoint, process, apart, stop, between_failures, saved)
 
 
 def _found_before(run: run_setup.PreparedRun, ranks: int) -> tuple[list[int], int | None]:

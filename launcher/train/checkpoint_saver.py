@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from datetime import timedelta
-from functools import cached_property
 from types import MappingProxyType
 
 from launcher.config.training import Checkpoint
@@ -35,7 +34,7 @@ STALL_SECONDS = 60.0
 """Seconds that a save is written before a warning says so."""
 LAST_RETRY_SECONDS = 10.0
 """Seconds between two attempts at the last save of a start."""
-_APART_TIMEOUT = timedelta(days=1)
+APART_TIMEOUT = timedelta(days=1)
 """How long the threads wait for each other: for the slowest disk. If a rank dies, they notice at once."""
 _CLOSE_SECONDS = 30.0
 _POLL_SECONDS = 0.1
@@ -83,13 +82,18 @@ class _Write(threading.Thread):
 
 
 class CheckpointSaver:
-    """The saves of a run, as one rank sees them. `step`: of the newest checkpoint, complete or being written."""
+    """The saves of a run, as one rank sees them. `step`: of the newest checkpoint, complete or being written.
+
+    `apart`: the ranks by other connections, for the threads that write. They are connected before the first save,
+    because the store of the addresses may be gone when ranks save that have lost their launcher.
+    """
 
     def __init__(
-        self, folder: RunDir, config: Checkpoint, process: ProcessGroup, stop: StopMonitor, between_failures: float,
-        step: int = -1,
+        self, folder: RunDir, config: Checkpoint, process: ProcessGroup, apart: ProcessGroup, stop: StopMonitor,
+        between_failures: float, step: int = -1,
     ) -> None:  # fmt: skip
         self._folder, self._config, self._process, self._stop = folder, config, process, stop
+        self._apart = apart
         self.pace = CheckpointPace(config, between_failures)
         self.step = self._complete = step
         self._parts, self._copy = OwnParts(), HostCopy(process.device)
@@ -186,11 +190,6 @@ class CheckpointSaver:
         """Wait a while for the checkpoint that is being written, after an error elsewhere."""
         if self._write is not None:
             self._write.join(_CLOSE_SECONDS)
-
-    @cached_property
-    def _apart(self) -> ProcessGroup:
-        """The ranks, by the connections of the threads."""
-        return self._process.apart(_APART_TIMEOUT)
 
     def _begin(
         self, parts: Mapping[str, Part], tensors: StateDict, state: JsonObject, keep: int, begin: float,

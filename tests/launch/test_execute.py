@@ -15,6 +15,7 @@ import support
 
 from launcher.config import load
 from launcher.config.cluster import Cluster
+from launcher.distributed import private_tmp
 from launcher.prepare import run_setup
 
 
@@ -69,6 +70,8 @@ def test_ranks_whose_launcher_was_killed_save_and_leave(workspace):
     support.wait_for_step("runs/long", 5, run)
     ranks = ranks_of(run)
     os.kill(run.pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(run.pid)], timeout=30)
+    private_tmp._sweep(Path("/tmp"))  # as any other start on this machine does
     run.communicate(timeout=60)
     psutil.wait_procs(ranks, timeout=30)
     assert not any(alive(rank) for rank in ranks)

@@ -13,11 +13,12 @@ from launcher.storage.run_dir import RunDir
 def saver(run: Any, folder: str | Path, **config: Any) -> Any:
     """A saver of a rank's run that writes into another folder."""
     from launcher.config.training import Checkpoint
-    from launcher.train.checkpoint_saver import CheckpointSaver
+    from launcher.train.checkpoint_saver import APART_TIMEOUT, CheckpointSaver
 
     Path(folder).mkdir(exist_ok=True)
     (Path(folder) / "recipe.yaml").write_text("name: a\n")
-    return CheckpointSaver(RunDir(Path(folder)), Checkpoint(**config), run.process, run.stop, 1e6)
+    apart = run.process.apart(APART_TIMEOUT)
+    return CheckpointSaver(RunDir(Path(folder)), Checkpoint(**config), run.process, apart, run.stop, 1e6)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 sys.path[0] = str(Path(__file__).parents[1])
+from launcher.distributed import private_tmp  # noqa: E402
 from support import warm_start  # noqa: E402
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -142,6 +143,7 @@ def _become_instead(arguments: list[str], passfds: list[int]) -> NoReturn:
         if fd not in keep:
             with suppress(OSError):
                 os.close(fd)
+    private_tmp._locks.clear()  # an interpreter that starts holds no lock yet
     _inherited.append(sys.stdin)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.argv = ["-c", *arguments[arguments.index("-c") + 2 :]]
