@@ -12,7 +12,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed,onnx]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed,mlflow,onnx,optuna,tensorboard]'
 	touch $(STAMP)
 
 train: setup
