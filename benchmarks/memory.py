@@ -65,7 +65,7 @@ def main() -> None:
 def trace(loaded: "Loaded[Recipe]", layout: str, ranks: int, cluster: "Cluster") -> int:
     """Return the traced bytes of a layout at their highest, the build included; 0: it cannot be traced."""
     from launcher.prepare import run_setup
-    from launcher.tools import memory_trace
+    from launcher.tools.memory import memory_trace
 
     kind, *keys = layout.split(":")
     changed = loaded.override(f"strategy={{kind: {kind}}}", *(f"strategy.{key}" for key in keys))

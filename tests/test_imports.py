@@ -113,8 +113,8 @@ def test_what_is_loaded_by_name_is_of_a_plugin_folder():
     for folder in sorted({path.parent.name for path in modules().values()} - FOLDERS):
         with pytest.raises(ValueError, match="is no plug-in folder"):
             kinds.available(folder)
-    with pytest.raises(kinds.KindError, match=r"^unknown kind 'launcher\.tools\.export' \("):
-        kinds.module("tasks", "launcher.tools.export")
+    with pytest.raises(kinds.KindError, match=r"^unknown kind 'launcher\.tools\.export\.export' \("):
+        kinds.module("tasks", "launcher.tools.export.export")
     assert kinds.module("tasks", "launcher.tasks.mlm") is kinds.module("tasks", "mlm")
 
 

@@ -19,7 +19,7 @@ _FRAGMENTATION = 0.05
 
 
 class MemoryTrace(Strict):
-    """Memory of rank 0, from a build and two steps on fake tensors (see launcher.tools.memory_trace). In bytes."""
+    """Memory of rank 0, from a build and two steps on fake tensors (see launcher.tools.memory). In bytes."""
 
     purposes: dict[str, int] = {}
     """Device memory by purpose, when it is highest; empty: it could not be traced."""

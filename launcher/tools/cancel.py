@@ -9,7 +9,8 @@ from launcher.config.errors import UserError
 from launcher.schedulers import JobState
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
-from launcher.tools import job_scheduler, run_events, run_status
+from launcher.tools import job_scheduler
+from launcher.tools.status import run_events, run_status
 
 _MAX_WAIT = 60.0
 """Maximum seconds to wait until a job has saved a checkpoint and left. Its scheduler may end it earlier."""

@@ -22,7 +22,8 @@ from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.schedulers import JobRequest
 from launcher.storage.run_dir import RunDir, over
-from launcher.tools import run_summary, tables
+from launcher.tools import tables
+from launcher.tools.status import run_summary
 
 _log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from launcher.plan.plan import Plan
 from launcher.plan.run_estimates import duration
 from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
-from launcher.tools import failure_costs, run_time
+from launcher.tools import failure_costs
 from launcher.tools.failure_costs import Cost
+from launcher.tools.status import run_time
 
 _RUNS = 200
 """Number of simulated runs."""

@@ -8,9 +8,10 @@ from launcher.config.errors import UserError
 from launcher.distributed.exit_codes import DONE, FAILED
 from launcher.storage import stop_file
 from launcher.storage.run_dir import RunDir
-from launcher.tools import cancel, run_status
-from launcher.tools.run_events import JobSchedulers
-from launcher.tools.run_status import RunStatus
+from launcher.tools import cancel
+from launcher.tools.status import run_status
+from launcher.tools.status.run_events import JobSchedulers
+from launcher.tools.status.run_status import RunStatus
 
 _INTERVAL = 1.0
 """Seconds between two looks at the run. A scheduler is asked less often, because other users share its queue."""

@@ -25,7 +25,8 @@ from launcher.prepare import run_setup
 from launcher.schedulers import JobRefused, JobRequest, RenderedJob, Scheduler
 from launcher.storage import job_log, sound_checkpoints
 from launcher.storage.run_dir import RunDir, over
-from launcher.tools import job_scheduler, run_status, sweep_grid, tables
+from launcher.tools import job_scheduler, sweep_grid, tables
+from launcher.tools.status import run_status
 
 _MAX_REQUEUES = "max_requeues"
 

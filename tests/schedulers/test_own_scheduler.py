@@ -16,8 +16,9 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
-from launcher.tools import cancel, job_scheduler, run_events, run_status, submit
-from launcher.tools import status as status_tool
+from launcher.tools import cancel, job_scheduler, submit
+from launcher.tools.status import run_events, run_status
+from launcher.tools.status import status as status_tool
 
 SCHEDULER = Path(__file__).parent / "spool_scheduler.py"
 PROFILE = {

@@ -9,7 +9,8 @@ from support import job_stories
 
 from launcher.config.errors import UserError
 from launcher.storage import job_log
-from launcher.tools import cancel, run_events, run_status, status
+from launcher.tools import cancel
+from launcher.tools.status import run_events, run_status, status
 
 SAVES = """#!/bin/bash
 #SBATCH --open-mode=append

@@ -24,7 +24,9 @@ from launcher.prepare import bundle
 from launcher.sinks import RunInfo, wandb
 from launcher.storage import goodput, job_log, lease_file, ledger, sound_checkpoints
 from launcher.storage.run_dir import RunDir
-from launcher.tools import compare, failure_costs, model_card, run_events, run_status, run_time, seeds, status
+from launcher.tools import compare, failure_costs, seeds
+from launcher.tools.export import model_card
+from launcher.tools.status import run_events, run_status, run_time, status
 
 RUN = RunDir(Path("runs/run"))
 BUNDLE = Path("bundle")

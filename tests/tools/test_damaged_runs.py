@@ -14,8 +14,9 @@ from launcher import cli
 from launcher.config.errors import UserError
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
-from launcher.tools import run_events, run_status, seeds, status
+from launcher.tools import seeds
 from launcher.tools.compare import compare
+from launcher.tools.status import run_events, run_status, status
 from launcher.tools.trained_model import best_note
 
 LINE = "take this line out, or move the file away"

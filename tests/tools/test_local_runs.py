@@ -11,7 +11,7 @@ import support
 
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
-from launcher.tools import run_events, run_status
+from launcher.tools.status import run_events, run_status
 
 
 def status(name):

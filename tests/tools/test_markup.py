@@ -3,7 +3,8 @@
 import pytest
 from rich.console import Console
 
-from launcher.tools import export_benchmark, parity, seeds, tables
+from launcher.tools import parity, seeds, tables
+from launcher.tools.export import export_benchmark
 
 TEXT = "no [red]kernel[/] for [/x] in layers[0]"
 

@@ -1,0 +1,110 @@
+"""Commands that look before training starts, and start no run."""
+
+import typer
+from rich.console import Console
+
+from launcher.distributed import output_streams
+from launcher.tools import command_options as options
+
+
+def plan(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    cluster: options.ClusterFile = "local",
+    ranks: options.Ranks = None,
+    trace: options.Traced = False,
+    json: options.Json = False,
+    trust: options.Trust = None,
+) -> None:
+    """Show every number and every mistake of a run, and start nothing."""
+    from launcher.config import load, plugins
+    from launcher.prepare import run_setup
+    from launcher.tools import tables
+    from launcher.tools.memory import memory_trace
+
+    profile, overrides = load.profile(cluster, overrides or [])
+    profile = plugins.scheduler(profile.scheduler).complete(profile)
+    loaded = load.recipe(recipe, overrides)
+    decided = run_setup.dry_run(loaded, profile, ranks)
+    if trace:
+        decided = memory_trace.traced(decided, run_setup.pinned(loaded))
+    if json:
+        print(output_streams.as_json(decided.model_dump_json(indent=1)))
+    else:
+        tables.print_plan(decided, Console())
+
+
+def prepare(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    processes: options.Processes = None,
+    to: options.BundleToMake = None,
+    trust: options.Trust = None,
+) -> None:
+    """Read, tokenise and store the recipe's data once; download its model."""
+    from launcher.config import load
+    from launcher.prepare import run_setup
+    from launcher.tools import tables
+
+    folder, facts = run_setup.prepare(load.recipe(recipe, overrides or []), processes, to)
+    tables.print_facts(facts, folder, Console())
+
+
+def debug(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    steps: options.DebugSteps = None,
+    overfit: options.Overfit = False,
+    show: options.ShownSamples = 3,
+    trust: options.Trust = None,
+) -> None:
+    """Train some steps in this process, where breakpoint() works, after showing the first batch."""
+    from launcher.tools import debug as tool
+
+    code = tool.debug(recipe, overrides or [], steps or (200 if overfit else 3), overfit, show, Console())
+    raise typer.Exit(code)
+
+
+def parity(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    cluster: options.ClusterFile = "local",
+    strategies: options.Strategies = None,
+    ranks: options.RankCounts = "2,4",
+    steps: options.ParitySteps = 5,
+    json: options.Json = False,
+    trust: options.Trust = None,
+) -> None:
+    """Compare the first steps of each layout with a single process. Exit 1 where they differ."""
+    from launcher.config import load
+    from launcher.tools import parity as tool
+
+    counts = tool.rank_counts(ranks)
+    profile, overrides = load.profile(cluster, overrides or [])
+    loaded = tool.load_recipe(recipe, overrides)
+    raise typer.Exit(tool.report(loaded, strategies, counts, steps, profile, json))
+
+
+def simulate(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    cluster: options.ClusterFile = "local",
+    nodes: options.Nodes = None,
+    mtbf: options.BetweenFailures = None,
+    checkpoint_every: options.SimulatedInterval = None,
+    spares: options.Spares = 0,
+    assume: options.Assumed = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    trust: options.Trust = None,
+) -> None:
+    """Simulate the run on many nodes that fail: goodput, the best checkpoint interval, where time goes."""
+    from launcher.config import load
+    from launcher.tools import simulate as tool
+
+    profile, overrides = load.profile(cluster, overrides or [])
+    asked = tool.question(profile, nodes, mtbf, checkpoint_every, spares, seed, assume or [])
+    tool.simulate(load.recipe(recipe, overrides), profile, asked, json, Console())
+
+
+COMMANDS = (plan, prepare, debug, parity, simulate)

@@ -1,0 +1,64 @@
+"""Commands for what a run has learned."""
+
+from rich.console import Console
+
+from launcher.tools import command_exit
+from launcher.tools import command_options as options
+
+
+def evaluate(
+    run: options.RunFolder,
+    checkpoint: options.Checkpoint = "latest",
+    ranks: options.Ranks = None,
+    json: options.Json = False,
+    trust: options.Trust = None,
+) -> None:
+    """Compute the metrics of a checkpoint on validation data, with a report in RUN/report."""
+    from launcher.tools import evaluate as tool
+
+    command_exit.leave(tool.evaluate(run, options.checkpoint(checkpoint), ranks, json, Console()))
+
+
+def predict(
+    run: options.RunFolder,
+    data: options.DataSource,
+    to: options.PredictionsFile = None,
+    checkpoint: options.Checkpoint = "best",
+    keep: options.KeptColumns = None,
+    top_k: options.TopK = None,
+    trust: options.Trust = None,
+) -> None:
+    """Predict for new rows: a JSON object, or a row of a table, for each, in their order."""
+    from launcher.tools.prediction import predict as tool
+
+    tool.predict(run, options.checkpoint(checkpoint), data, to, Console(stderr=True), keep, top_k)
+
+
+def compare(runs: options.RunFolders, sort: options.SortMetric = None, csv: options.Csv = False) -> None:
+    """Compare runs: keys in which they differ, first, last and best evaluation, and the baseline."""
+    from launcher.tools import compare as tool
+
+    tool.compare(runs, Console(), sort, csv)
+
+
+def export(
+    run: options.RunFolder,
+    checkpoint: options.Checkpoint = "best",
+    to: options.ExportFolder = None,
+    shard_size: options.ShardSize = "1GiB",
+    prune: options.Prune = None,
+    quantize: options.Quantize = None,
+    format: options.Format = options.ExportFormat.transformers,
+    benchmark: options.Benchmark = True,
+    trust: options.Trust = None,
+) -> None:
+    """Export a checkpoint for plain transformers; or pruned, quantised or as ONNX, and what that costs."""
+    from launcher.tools.export import export as tool
+    from launcher.tools.export.compression import CompressionOptions
+
+    compress = CompressionOptions(prune, quantize is not None, format is options.ExportFormat.onnx)
+    chosen = options.checkpoint(checkpoint)
+    print(tool.export(run, chosen, to, shard_size, Console(stderr=True), compress, benchmark))
+
+
+COMMANDS = (evaluate, predict, compare, export)

@@ -1,0 +1,1 @@
+"""The memory of one rank by purpose, traced in a build on fake tensors."""
