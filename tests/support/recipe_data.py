@@ -1,6 +1,8 @@
 """Local data of the form that the shipped recipes read, and tiny models in the place of pretrained ones."""
 
+import csv
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,19 @@ def write(folder: Path) -> Path:
     _lines(folder / "squad.jsonl", [_asked(row["text"]) for row in rows])
     _lines(folder / "news.jsonl", [{"article": row["text"], "highlights": row["text"].split()[0]} for row in rows])
     _images(folder / "images")
-    _encoder(folder / "bert"), _decoder(folder / "gpt2"), _both(folder / "t5"), _resnet(folder / "resnet")
+    encoder(folder / "bert"), _decoder(folder / "gpt2"), _both(folder / "t5"), _resnet(folder / "resnet")
     return folder
+
+
+def table(file: Path, rows: int, seed: int = 0) -> None:
+    """A CSV of texts and labels that depend on their length."""
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.writer(out)
+        writer.writerow(["text", "label"])
+        draw = random.Random(seed)
+        for _ in range(rows):
+            words = draw.choices(support.WORDS, k=draw.randint(3, 40))
+            writer.writerow([" ".join(words), ["short", "medium", "long"][min(2, len(words) // 14)]])
 
 
 def _lines(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -97,7 +110,8 @@ def _save(auto: str, config: Any, folder: Path) -> None:
     getattr(transformers, auto).from_config(config).save_pretrained(folder)
 
 
-def _encoder(folder: Path) -> None:
+def encoder(folder: Path) -> None:
+    """A small BERT with a tokenizer of whole words."""
     from transformers import BertConfig
 
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
