@@ -92,6 +92,8 @@ class Cluster(Strict):
     """Detection of ranks that hang."""
     hours_between_failures: Number | None = None
     """Mean hours between failures of one node."""
+    price_per_hour: Number | None = None
+    """Price of one node for an hour, in any currency, from which the plan computes the cost of the run."""
     links: Links = Links()
     """Network bandwidths."""
     scratch: Scratch = Scratch()
