@@ -97,6 +97,7 @@ def _cluster(path: Path, reference: str, overrides: Sequence[str]) -> Loaded[Clu
     plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
     loaded = _checked(Cluster, document, plain, _artefact(document))
     loaded.value._reference, loaded.value._overrides = reference, tuple(parted(overrides)[1])
+    loaded.value._document = loaded.document
     return loaded
 
 

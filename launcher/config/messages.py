@@ -38,6 +38,10 @@ def _length(bound: str, key: str, what: str) -> Callable[[Context], str]:
     return write
 
 
+def _below(context: Context) -> str:
+    return "should be less than 1 (a fraction, such as 0.15 for 15%)" if context.get("lt") == 1 else ""
+
+
 _REWRITTEN: dict[str, Callable[[Context], str]] = {
     "dict_type": lambda _: "should be a map of keys and values",
     "model_type": lambda _: "should be a map of keys and values",
@@ -46,6 +50,7 @@ _REWRITTEN: dict[str, Callable[[Context], str]] = {
     "bool_type": lambda _: "should be true or false",
     "bool_parsing": lambda _: "should be true or false",
     "int_parsing_size": lambda _: "should be a smaller number: it has too many digits",
+    "less_than": _below,
     "none_required": lambda _: "should be null",
     "string_too_short": _length("least", "min_length", "character"),
     "string_too_long": _length("most", "max_length", "character"),
