@@ -12,7 +12,7 @@ Context = dict[str, Any]
 
 def of(error: ErrorDetails) -> str:
     """Return the message for an entry of ValidationError.errors()."""
-    return plain(error["type"], error["msg"], error.get("ctx", {}))
+    return plain(error["type"], error["msg"], {**error.get("ctx", {}), "input": error.get("input")})
 
 
 def plain(kind: str, message: str, context: Context) -> str:
@@ -39,7 +39,10 @@ def _length(bound: str, key: str, what: str) -> Callable[[Context], str]:
 
 
 def _below(context: Context) -> str:
-    return "should be less than 1 (a fraction, such as 0.15 for 15%)" if context.get("lt") == 1 else ""
+    """Return a message for a percentage in place of a fraction; empty for another value."""
+    value = context.get("input")
+    percent = context.get("lt") == 1 and isinstance(value, int | float) and 2 <= value <= 100
+    return f"should be less than 1 (as a fraction: {value / 100:g})" if percent else ""
 
 
 _REWRITTEN: dict[str, Callable[[Context], str]] = {

@@ -36,8 +36,8 @@ def here(tmp_path_factory):
     rows = [
         {
             "text": f"it is {word} {number}", "pair": "it was", "label": word, "number": 1.5, "names": [word],
-            "target": word, "words": [str(number), word], "labels": ["O", "B-X"], "question": "what", "context": f"it is {word}",
-            "answers": {"text": [word], "answer_start": [6]},
+            "target": word, "words": [str(number), word], "labels": ["O", "B-X"], "question": "what",
+            "context": f"it is {word}", "answers": {"text": [word], "answer_start": [6]},
         }
         for number, word in enumerate(("red", "blue", "green") * 16)
     ]  # fmt: skip
