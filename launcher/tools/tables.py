@@ -152,7 +152,9 @@ def _failures(plan: Plan, hours: float) -> str:
 
 def _checkpoint(plan: Plan) -> str:
     copy = f"; {human(plan.checkpoint_copy)} of host memory a rank for a copy" if plan.checkpoint_copy else ""
-    return f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free{copy}"
+    needed = human(plan.checkpoint_bytes * (plan.checkpoints_kept + 1))  # the newest is written before one is deleted
+    kept = f"{plan.checkpoints_kept} kept and one being written take {needed} of {human(plan.free_disk)} free"
+    return f"{human(plan.checkpoint_bytes)}; {kept}{copy}"
 
 
 def _tokens(plan: Plan) -> str:

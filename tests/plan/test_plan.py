@@ -127,7 +127,7 @@ def test_a_plan_is_shown_as_a_table(workspace):
         "              activations 231.0 KiB, buffers 64.0 KiB), on top of the process itself: about 0.4 GiB a rank, "
         "and what the",
         "              allocator keeps of freed memory",
-        "checkpoint    180.3 KiB, 2 kept; 3.0 GiB free",
+        "checkpoint    180.3 KiB; 2 kept and one being written take 541.0 KiB of 3.0 GiB free",
         "data          not prepared yet",
         "time          not known: no earlier run of this model, data and layout",
         "start         launcher run recipe.yaml --ranks 2",

@@ -26,6 +26,7 @@ FACTS = Facts(
     longest=32, samples={"train": 10_000, "validation": 20}, tokens={"train": 2500, "validation": 500}, baseline={},
 )  # fmt: skip
 PRETRAINED = {"kind": "pretrained", "name": "./bert"}
+ADAPTED = {**PRETRAINED, "adapter": {"kind": "lora"}}
 
 
 def world(*devices: Device) -> World:
@@ -54,7 +55,7 @@ def _here(workspace):
         ({}, 4096, 4.1e-3, True), ({}, 256, 1e-6, False), ({}, 256, 0.9e-6, True),
         (PRETRAINED, 32, 5e-5, False), (PRETRAINED, 16, 5e-4, False), (PRETRAINED, 32, 1e-3, True),
         (PRETRAINED, 32, 5e-7, False), (PRETRAINED, 32, 4e-7, True), (PRETRAINED, 512, 2e-3, False),
-        ({**PRETRAINED, "adapter": {"kind": "lora"}}, 32, 5e-3, False), ({**PRETRAINED, "adapter": {"kind": "lora"}}, 32, 5.1e-3, True),
+        (ADAPTED, 32, 5e-3, False), (ADAPTED, 32, 5.1e-3, True),
     ],
 )  # fmt: skip
 def test_a_learning_rate_is_far_from_the_published_ones_or_is_not(model, batch, lr, warned):
@@ -96,13 +97,14 @@ def test_a_warmup_of_the_whole_run():
 
 def test_validation_on_what_is_trained_on():
     source, text = {"kind": "jsonl", "path": "corpus.jsonl"}, {"kind": "text", "path": "corpus.txt"}
+    mixture = {"kind": "mixture", "sources": {"a": source, "b": text}, "weights": {"a": 1, "b": 1}}
     cases = [
         (source, {**source, "limit": 5}, "the same rows as data.train: "),
         (source, {**source, "path": "./corpus.jsonl"}, "1 file of data.train, such as corpus.jsonl: "),
         ({"kind": "text", "path": ["corpus.*"]}, text, "1 file of data.train, "),
         (source, text, None),
         ({"kind": "text", "path": "corpus.txt", "document": "line"}, {"kind": "jsonl", "path": "gone.jsonl"}, None),
-        ({"kind": "mixture", "sources": {"a": source, "b": text}, "weights": {"a": 1, "b": 1}}, source, "the same rows as data.train: "),
+        (mixture, source, "the same rows as data.train: "),
     ]  # fmt: skip
     for train, validation, expected in cases:
         told = found(data__train=train, data__validation=validation)
