@@ -41,8 +41,9 @@ def _length(bound: str, key: str, what: str) -> Callable[[Context], str]:
 def _below(context: Context) -> str:
     """Return a message for a percentage in place of a fraction; empty for another value."""
     value = context.get("input")
-    percent = context.get("lt") == 1 and isinstance(value, int | float) and 2 <= value <= 100
-    return f"should be less than 1 (as a fraction: {value / 100:g})" if percent else ""
+    if context.get("lt") == 1 and isinstance(value, int | float) and 2 <= value <= 100:
+        return f"should be less than 1 (as a fraction: {value / 100:g})"
+    return ""
 
 
 _REWRITTEN: dict[str, Callable[[Context], str]] = {

@@ -1,6 +1,7 @@
 """The parameters of a model by part, for any architecture: embeddings, repeated layers, head, and the rest."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from launcher.plan.layer_blocks import blocks
@@ -8,6 +9,7 @@ from launcher.plan.layer_blocks import blocks
 if TYPE_CHECKING:
     import torch
 
+_PARTS = ("embeddings", "layers", "decoder layers", "other", "adapter", "head")
 _MOST = 6
 """Maximum number of parts of a model that has no encoder."""
 
@@ -16,30 +18,32 @@ def count(model: "torch.nn.Module") -> dict[str, int]:
     """Return the number of parameters by part. Tied parameters count once, at their first place.
 
     The encoder of a transformers model is its `base_model`. Its embeddings are its tables outside the repeated layers,
-    and what else is in a module called embeddings; what is outside the encoder is the head. The parts of another model
-    are its first modules.
+    and what else is in a module called embeddings; what is outside the encoder is the head. An encoder-decoder is its
+    own `base_model`, and has no head but its output embeddings. The parts of another model are its first modules.
     """
     base = getattr(model, "base_model", None)
-    if base is None or base is model or not (layers := _ids(blocks(base))):
+    if base is None or not (layers := _ids(blocks(base))):
         return _first_modules(model)
-    tables, encoder, adapters = _ids(_embeddings(base)), _ids([base]), _adapters(model)
+    tables, adapters = _ids(_embeddings(base)), _adapters(model)
+    outputs = getattr(model, "get_output_embeddings", None)
+    outside = _ids([model]) - _ids([base]) or (_ids([outputs()]) if outputs else set())
     sizes = Counter[str]()
-    for _, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters():
         where = id(parameter)
         if where in adapters:
             part = "adapter"
         elif where in layers:
-            part = "layers"
+            part = "decoder layers" if "decoder" in name.split(".") else "layers"
         elif where in tables:
             part = "embeddings"
         else:
-            part = "other" if where in encoder else "head"
+            part = "head" if where in outside else "other"
         sizes[part] += parameter.numel()
-    return {part: sizes[part] for part in ("embeddings", "layers", "other", "adapter", "head") if sizes[part]}
+    return {part: sizes[part] for part in _PARTS if sizes[part]}
 
 
-def _ids(modules: "list[torch.nn.Module]") -> set[int]:
-    return {id(parameter) for module in modules for parameter in module.parameters()}
+def _ids(modules: "Sequence[torch.nn.Module | None]") -> set[int]:
+    return {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
 
 
 def _embeddings(base: "torch.nn.Module") -> "list[torch.nn.Module]":

@@ -12,13 +12,13 @@ from launcher.plan.model_requirements import ModelRequirements
 LAYERS = {"embeddings", "layers", "head"}
 GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2}
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+TINY = {key: value for key, value in support.TINY.items() if key != "dropout"}
 VIT = {"image_size": 8, "patch_size": 4}
 
 
 def built(kind, auto, **keys):
-    keys = keys or {key: value for key, value in support.TINY.items() if key != "dropout"}
     with torch.device("meta"):
-        return getattr(transformers, auto).from_config(transformers.AutoConfig.for_model(kind, **keys))
+        return getattr(transformers, auto).from_config(transformers.AutoConfig.for_model(kind, **(keys or TINY)))
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def built(kind, auto, **keys):
         (("electra", "AutoModelForMaskedLM"), LAYERS | {"other"}),  # embeddings are projected to the width
         (("modernbert", "AutoModelForMaskedLM"), LAYERS | {"other"}),  # the last normalization
         (("gpt2", "AutoModelForCausalLM", GPT2), {"embeddings", "layers", "other"}),  # the head is the embeddings
-        (("t5", "AutoModelForSeq2SeqLM", T5), None),
-        (("vit", "AutoModelForImageClassification", {**VIT, **{k: v for k, v in support.TINY.items() if k != "dropout"}}), None),
+        (("t5", "AutoModelForSeq2SeqLM", T5), {"embeddings", "layers", "decoder layers", "other"}),
+        (("vit", "AutoModelForImageClassification", {**VIT, **TINY}), LAYERS | {"other"}),
     ],
 )  # fmt: skip
 def test_each_parameter_has_one_part(model, parts):
