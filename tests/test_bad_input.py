@@ -106,7 +106,7 @@ def test_several_mistakes_are_told_in_one_go(workspace):
         support.mlm(train__steps="many", train__global_bach=24, sinks=["consol"], optimizer={"kind": "adamv"})
     )
     told = [
-        "'task.mask_rate=2': task.mask_rate: should be less than 1, or a map of keys and values",
+        "'task.mask_rate=2': task.mask_rate: should be less than 1 (as a fraction: 0.02), or a map of keys and values",
         f"recipe.yaml:{line_of('global_bach')}: train.global_bach: unknown key (did you mean global_batch?)",
         f"recipe.yaml:{line_of('many')}: train.steps: should be a valid integer",
         f"recipe.yaml:{line_of('kind: adamv')}: optimizer: unknown kind 'adamv' (did you mean adam?)",
@@ -157,7 +157,7 @@ def test_an_empty_side_of_the_data_is_told(workspace):
     support.write(support.mlm())
     there_is_none = "there is no document in it (is the path, the column or the split right?)"
     assert told_by_check("data.validation={kind: text, path: empty.txt}") == [
-        f"'data.validation={{kind: text, path: empty.txt}}': data.validation: {there_is_none}"
+        f"'data.validation={{kind: text, path: empty.txt}}': data.validation.path: {there_is_none}"
     ]
     assert told_by_check("data.validation.fraction=1e-9") == [
         "'data.validation.fraction=1e-9': data.validation.fraction: "

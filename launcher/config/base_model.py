@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
-from launcher.config import messages, strict_numbers
+from launcher.config import key_names, messages, strict_numbers
 
 
 def hint(word: str, known: Iterable[str]) -> str:
@@ -24,7 +24,8 @@ def hint(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     containing = [name for name in names if f"_{word}_" in f"_{name}_"][:3]
     very_close, close = (difflib.get_close_matches(word, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
-    candidates = very_close or containing or close
+    same = [name for name in names if name.lower() == word.lower()][:1]  # but for capitals
+    candidates = same or very_close or containing or close
     return f"did you mean {' or '.join(candidates)}?" if candidates else f"there are: {', '.join(names)}"
 
 
@@ -73,7 +74,9 @@ class Strict(BaseModel):
             raise PydanticCustomError("map", "should be a map of keys and values")
         known, errors = set(cls.model_fields), list[InitErrorDetails]()
         for key in [key for key in value if key not in known]:
-            advice = cls._nested_hint(str(key)) or hint(str(key), known | cls._sections())
+            meant = key_names.meant(str(key), known)
+            advice = f"did you mean {meant}?" if meant else cls._nested_hint(str(key))
+            advice = advice or hint(str(key), known | cls._sections())
             unknown = PydanticCustomError("unknown_key", "unknown key ({hint})", {"hint": advice})
             errors.append(InitErrorDetails(type=unknown, loc=(str(key),), input=None))
         try:

@@ -17,6 +17,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from launcher.config import kinds, secret_values
 from launcher.config.base_model import Strict, error_details, hint
+from launcher.config.document import Document
 from launcher.config.profile_values import (
     STORED,
     Auto,
@@ -92,12 +93,15 @@ class Cluster(Strict):
     """Detection of ranks that hang."""
     hours_between_failures: Number | None = None
     """Mean hours between failures of one node."""
+    price_per_hour: Number | None = None
+    """Price of one node for an hour, in any currency, from which the plan computes the cost of the run."""
     links: Links = Links()
     """Network bandwidths."""
     scratch: Scratch = Scratch()
     """Folders for temporary and cached files."""
     _scheduler: SchedulerConfig = PrivateAttr()
     _reference: str = PrivateAttr("local")
+    _document: Document | None = PrivateAttr(None)
     _overrides: tuple[str, ...] = PrivateAttr(())
 
     @property
@@ -120,6 +124,11 @@ class Cluster(Strict):
     def reference(self) -> str:
         """The value of --cluster: a file, or the name of a shipped profile."""
         return self._reference
+
+    def place(self, key: str) -> str:
+        """Return what a message about a key begins with: its file and line, or its override, and the key."""
+        where = f"--cluster {self.reference}" if self._document is None else self._document.origin((key,))
+        return f"{where}: {key}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -163,8 +172,8 @@ class Cluster(Strict):
             raise ValidationError.from_exception_data(cls.__name__, errors)
         cluster._scheduler = scheduler
         others = [name for name, item in sections.items() if name != section and item is not None]
-        if what := cluster._conflict(others):
-            raise PydanticCustomError("cluster", "{what}", {"what": what})
+        if conflicts := cluster._conflicts(others):
+            raise ValidationError.from_exception_data(cls.__name__, [_detail(key, what) for key, what in conflicts])
         return cluster
 
     def _env_problems(self, stored: bool) -> list[InitErrorDetails]:
@@ -183,23 +192,26 @@ class Cluster(Strict):
         """Return the variables of `env_from` that are set in an environment."""
         return {name: environment[name] for name in self.env_from if name in environment}
 
-    def _conflict(self, others: list[str]) -> str | None:
-        """Return a message about keys that contradict each other, or None. `others`: sections of other kinds."""
-        if others:
-            return f"{others[0]}: is of a cluster of kind {others[0]}"
+    def _conflicts(self, others: list[str]) -> list[tuple[str, str]]:
+        """Return the keys that contradict others, each with a message. `others`: sections of other kinds."""
+        found = [(name, f"is of a cluster of kind {name}, and this one is {self.kind}") for name in others]
         if what := self.scheduler.check_nodes(*self.nodes):
-            return f"nodes: {what}"
-        needed = {"device": self.device, "devices_per_node": self.devices_per_node}
-        missing = [key for key, value in needed.items() if value == "auto"]
-        if missing and not self.scheduler.on_this_machine:
-            what = f"cannot be found from here for a cluster of kind {self.kind} (write them down)"
-            return f"{', '.join(missing)}: {what}"
-        return None
+            found.append(("nodes", what))
+        if not self.scheduler.on_this_machine:
+            needed = {"device": self.device, "devices_per_node": self.devices_per_node}
+            if missing := [key for key, value in needed.items() if value == "auto"]:
+                what = f"cannot be found from here for a cluster of kind {self.kind} (write them down)"
+                found.append(("kind", f"{', '.join(missing)}: {what}"))
+        return found
 
     @model_serializer(mode="wrap")
     def _with_section(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
         section = self.scheduler.model_dump(mode="json", exclude={"kind"})
         return {**handler(self), **({self.section: section} if section else {})}
+
+
+def _detail(key: str, what: str) -> InitErrorDetails:
+    return InitErrorDetails(type=PydanticCustomError("cluster", "{what}", {"what": what}), loc=(key,), input=None)
 
 
 def _scheduler(kind: str, section: object, context: object) -> SchedulerConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.config import secret_values, yaml_tree
-from launcher.config.errors import UserError, shown
+from launcher.config.errors import Problem, UserError, one_line, shown
 from launcher.config.types import JsonObject
 from launcher.config.yaml_tree import NODES, Node, NotYaml, YamlMistake
 
@@ -36,6 +36,10 @@ class Document:
         while path not in self.origins:
             path = path[:-1]
         return self.origins[path]
+
+    def located(self, problem: Problem) -> str:
+        """Return a problem as one line that begins with the file and line of its key, or with its override."""
+        return one_line(f"{self.origin(tuple(problem.key.split('.')))}: {problem}")
 
 
 class Override(str):

@@ -19,7 +19,7 @@ from launcher.config.atomic_files import is_file, write
 from launcher.config.base_model import Strict, hint
 from launcher.config.cluster import Cluster
 from launcher.config.document import Document, Key, Override, Value
-from launcher.config.errors import Problem, UserError, one_line, shown
+from launcher.config.errors import Problem, UserError, shown
 from launcher.config.profile_values import STORED
 from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
@@ -56,11 +56,7 @@ class Loaded(Generic[T]):
 
     def located(self, error: UserError) -> UserError:
         """Return the same mistakes. Each that has a key begins with the key's file and line, or with its override."""
-        lines = [
-            one_line(f"{self.document.origin(tuple(p.key.split('.')))}: {p}") if isinstance(p, Problem) else p
-            for p in error.problems
-        ]
-        return UserError(lines)
+        return UserError([self.document.located(p) if isinstance(p, Problem) else p for p in error.problems])
 
 
 def recipe(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Recipe]:
@@ -101,6 +97,7 @@ def _cluster(path: Path, reference: str, overrides: Sequence[str]) -> Loaded[Clu
     plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
     loaded = _checked(Cluster, document, plain, _artefact(document))
     loaded.value._reference, loaded.value._overrides = reference, tuple(parted(overrides)[1])
+    loaded.value._document = loaded.document
     return loaded
 
 

@@ -12,7 +12,7 @@ Context = dict[str, Any]
 
 def of(error: ErrorDetails) -> str:
     """Return the message for an entry of ValidationError.errors()."""
-    return plain(error["type"], error["msg"], error.get("ctx", {}))
+    return plain(error["type"], error["msg"], {**error.get("ctx", {}), "input": error.get("input")})
 
 
 def plain(kind: str, message: str, context: Context) -> str:
@@ -38,6 +38,14 @@ def _length(bound: str, key: str, what: str) -> Callable[[Context], str]:
     return write
 
 
+def _below(context: Context) -> str:
+    """Return a message for a percentage in place of a fraction; empty for another value."""
+    value = context.get("input")
+    if context.get("lt") == 1 and isinstance(value, int | float) and 2 <= value <= 100:
+        return f"should be less than 1 (as a fraction: {value / 100:g})"
+    return ""
+
+
 _REWRITTEN: dict[str, Callable[[Context], str]] = {
     "dict_type": lambda _: "should be a map of keys and values",
     "model_type": lambda _: "should be a map of keys and values",
@@ -46,6 +54,7 @@ _REWRITTEN: dict[str, Callable[[Context], str]] = {
     "bool_type": lambda _: "should be true or false",
     "bool_parsing": lambda _: "should be true or false",
     "int_parsing_size": lambda _: "should be a smaller number: it has too many digits",
+    "less_than": _below,
     "none_required": lambda _: "should be null",
     "string_too_short": _length("least", "min_length", "character"),
     "string_too_long": _length("most", "max_length", "character"),

@@ -78,6 +78,11 @@ class ModelConfig(Plugin):
         return None
 
     @property
+    def pretrained(self) -> bool:
+        """Whether training begins from weights that were trained before."""
+        return self.hub_repository is not None or (self.run_reference is not None and self.run_reference.weights)
+
+    @property
     def trusted_source(self) -> str | None:
         """Name of the folder or repository whose code the recipe allows to run; None: no such code is run."""
         return None

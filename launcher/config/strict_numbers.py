@@ -1,6 +1,7 @@
 """Strict numbers and booleans. By default pydantic accepts true for 1, "5" for 5 and 0 for false, which hides
 mistakes."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -37,12 +38,27 @@ def _number(kind: str) -> Callable[[object], object]:
             what = f"should be a valid {_NAMES[kind]}, not {str(value).lower()}"
             raise PydanticCustomError(f"{kind}_type", "{what}", {"what": what})
         if isinstance(value, str):
-            advice = f" (leave the quotes out: {value.strip()})" if _is_number(value) else ""
+            advice = _advice(value.strip())
             what = f"should be a valid {_NAMES[kind]}{advice}"
             raise PydanticCustomError(f"{kind}_type", "{what}", {"what": what})
         return value
 
     return check
+
+
+def _advice(text: str) -> str:
+    """Return advice, in parentheses, on a text in place of a number; empty: there is none."""
+    if _is_number(text):
+        return f" (leave the quotes out: {text})"
+    found = re.fullmatch(r"([-+]?[\d.,]+(?:[eE][-+]?\d+)?)\s*([^\d\s]{0,12})", text, re.ASCII)
+    if found is None:
+        return ""
+    number, unit = found[1].replace(",", "."), found[2]
+    if not _is_number(number) or not text.isprintable():
+        return ""
+    if unit == "%":
+        return f" (as a fraction: {float(number) / 100:g})"
+    return f" (a number alone, without {unit})" if unit else f" (with a decimal point: {number})"
 
 
 def _is_number(text: str) -> bool:

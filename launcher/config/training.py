@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from launcher.config.base_model import Strict
@@ -108,10 +108,17 @@ class Train(Strict):
     strict_contract: bool = False
     """Refuse a model whose training would depend on the number of ranks or on micro-batches."""
 
+    @field_validator("epochs")
+    @classmethod
+    def _not_both(cls, value: float | None, known: ValidationInfo) -> float | None:
+        if value is not None and known.data.get("steps") is not None:
+            raise PydanticCustomError("length", "train.steps is given too (take one out, such as train.steps: null)")
+        return value
+
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
-        if (self.steps is None) == (self.epochs is None):
-            raise PydanticCustomError("length", "needs either steps or epochs, and not both")
+        if self.steps is None and self.epochs is None:
+            raise PydanticCustomError("length", "needs either steps or epochs")
         return self
 
     @property

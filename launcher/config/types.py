@@ -180,6 +180,11 @@ class TaskConfig(Plugin):
         """Whether a sample may have any number of labels."""
         return False
 
+    def odd_values(self) -> dict[str, str]:
+        """Return the keys whose values are allowed and rarely meant, each with the reason and, in parentheses, a
+        remedy, for the plan to warn of."""
+        return {}
+
     @property
     def normalization(self) -> tuple[list[float], list[float]] | None:
         """Means and standard deviations of image channels; None: samples are no images."""
@@ -198,6 +203,9 @@ class OptimizerConfig(Plugin):
     layer_decay: float | None = Field(None, gt=0, le=1)
     """Ratio of a layer's learning rate to that of the next layer (Howard and Ruder, 2018; Clark et al., 2020). The head
     has `lr`, the embeddings the smallest rate."""
+
+    adam_like: ClassVar[bool] = False
+    """Whether an update changes a weight by about `lr`, as Adam's does, so that Adam's usual learning rates hold."""
 
     elementwise: ClassVar[bool] = True
     """Whether each number is updated independently of the others, so that updating a shard equals updating the whole

@@ -75,7 +75,7 @@ def parse(text: str, limit: int = NODES) -> Node:
         raise NotYaml(line, f"not valid YAML: {what}") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise NotYaml(mark.line + 1 if mark else 1, f"not valid YAML: {error.problem}") from None
+        raise NotYaml(mark.line + 1 if mark else 1, f"not valid YAML: {error.problem}{_advice(error)}") from None
 
 
 class _Builder:
@@ -170,7 +170,8 @@ class _Builder:
             item = Item(_line(event), self.node(next(self.events), level + 1))
             merges = plain and key == _MERGE
             if key in items or (merges and merged):
-                raise NotYaml(item.line, f'found duplicate key "{key}"')
+                first = f" (the first is in line {items[key].line})" if key in items else ""
+                raise NotYaml(item.line, f'found duplicate key "{key}"{first}')
             if merges:
                 merged = _merged(item)
             else:
@@ -210,6 +211,17 @@ class _Builder:
         if isinstance(value, int) and value.bit_length() > _BITS:
             raise YamlMistake(_line(event), f"{text}: too large (an integer has {_BITS} bits)")
         return text if kind == "timestamp" else value
+
+
+def _advice(error: MarkedYAMLError) -> str:
+    """Return advice, in parentheses, on a text that is no YAML; empty: there is none."""
+    if "'\\t'" in str(error.problem):
+        return " (indent with spaces)"
+    begun, found = error.context_mark, error.problem_mark
+    if begun is not None and found is not None and begun.line < found.line and "while" in str(error.context):
+        what = str(error.context).removeprefix("while ").removeprefix("parsing ").removeprefix("scanning ")
+        return f" ({what} begins in line {begun.line + 1}: is it closed?)"
+    return ""
 
 
 def _line(event: Event) -> int:

@@ -14,6 +14,7 @@ of processes reads the same rows.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -114,6 +115,11 @@ class Source(ABC):
 
         Raises UserError if the source cannot be found or read.
         """
+
+    def local_files(self, key: str) -> Sequence[Path]:
+        """Return the user's files that hold the rows; empty: they come from elsewhere. Raises UserError if one cannot
+        be found."""
+        return []
 
     def parts(self, key: str) -> Sequence[Part]:
         """Divide the source into parts of some 32 MiB, in a fixed order. The default is a single part.

@@ -64,6 +64,9 @@ class FilesSource(data.Source):
     def fingerprint(self, key: str) -> str:
         return fingerprint_files(self.config, key)
 
+    def local_files(self, key: str) -> Sequence[Path]:
+        return files(self.config, key)
+
 
 def fingerprint_files(config: FilesConfig, key: str) -> str:
     """Hash the bytes of all files of `path`; their names have no effect."""

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from launcher.config.errors import Problem
 from launcher.config.types import ScheduleConfig
 
 C_co = TypeVar("C_co", bound=ScheduleConfig, covariant=True)
@@ -43,13 +44,13 @@ class Schedule(ABC, Generic[C_co]):
         """Return the fraction of the steps after the warmup that precede `step`, at most 1."""
         return min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
 
-    def notes(self, lr: float) -> list[str]:
-        """Return notes for the user about this schedule; empty: there are none. `lr`: the highest learning rate."""
+    def warnings(self, lr: float) -> list[Problem]:
+        """Return warnings about this schedule; empty: there are none. `lr`: the highest learning rate."""
         warmup = self.config.warmup
         if warmup < max(1, self.steps):
             return []
-        what = f"schedule.warmup: {int(warmup):,} steps, and the run has {self.steps:,}"
-        return [f"{what}: the learning rate never gets to {lr:g}"]
+        what = f"{int(warmup):,} steps, and the run has {self.steps:,}: the learning rate never gets to {lr:g}"
+        return [Problem("schedule.warmup", f"{what} (fewer steps, or a part of the run such as 0.06)")]
 
 
 def span_steps(span: float, steps: int) -> int:

@@ -1,6 +1,6 @@
 """Adam (Kingma and Ba, 2015), fused, as in torch."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 class Config(OptimizerConfig):
     """Adam (Kingma and Ba, 2015). Unlike in adamw, `weight_decay` is added to the gradient (L2)."""
+
+    adam_like: ClassVar[bool] = True
 
     kind: Literal["adam"] = "adam"
     betas: tuple[Beta, Beta] = (0.9, 0.999)

@@ -1,6 +1,6 @@
 """AdamW (Loshchilov and Hutter, 2019), fused, as in torch."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 class Config(OptimizerConfig):
     """AdamW (Loshchilov and Hutter, 2019)."""
+
+    adam_like: ClassVar[bool] = True
 
     kind: Literal["adamw"] = "adamw"
     weight_decay: float = Field(0.01, ge=0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from launcher.config import kinds
 from launcher.config.errors import UserError
 from launcher.config.types import JsonObject
-from launcher.plan import _tiny_model
+from launcher.plan import _tiny_model, parameter_parts
 from launcher.plan.layer_blocks import blocks
 from launcher.plan.model_requirements import ModelRequirements
 from launcher.plan.model_spec import attention_dropout
@@ -51,6 +51,7 @@ def _answer(question: JsonObject) -> JsonObject:
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "buffers": sum(b.numel() for b in model.buffers()),
+        "parts": parameter_parts.count(model),
         "in_layers": sum(layers),
         "largest_layer": max(layers, default=0),
         "largest_parameter": max((p.numel() for p in model.parameters()), default=0),

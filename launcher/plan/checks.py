@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from launcher.config import env_vars, plugins
-from launcher.config.atomic_files import expanded, free_bytes, is_dir
+from launcher.config.atomic_files import free_bytes, is_dir
 from launcher.config.base_model import hint
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
@@ -62,7 +62,7 @@ def _passed_on(cluster: Cluster) -> Found:
     """Return a mistake for each variable of `env_from` that is not set."""
     missing = [name for name in cluster.env_from if name not in os.environ]
     advice = "export it before this command, or take it out"
-    return [f"--cluster {cluster.reference}: env_from: {name} is not set here ({advice})" for name in missing]
+    return [f"{cluster.place('env_from')}: {name} is not set here ({advice})" for name in missing]
 
 
 def _resumed_files(recipe: Recipe, folder: RunDir, mistaken: bool) -> Found:
@@ -102,10 +102,9 @@ def _text(recipe: Recipe) -> Found:
         out.append(Problem("task.stride", f"{what} (at most {recipe.data.max_length // 2})"))
     if recipe.tokenizer is not None and not _tokenized(recipe):
         out.append(Problem("tokenizer", f"{recipe.task.kind} has no text to tokenise (leave it out)"))
-    if isinstance(recipe.tokenizer, PretrainedTokenizer) and recipe.tokenizer.name.startswith((".", "/")):
-        folder = expanded(recipe.tokenizer.name)
-        if not is_dir(Path(cache_root.found(recipe.tokenizer.name))):  # a bundle has a copy of it
-            out.append(Problem("tokenizer.name", f"{folder}: no such folder"))
+    name = recipe.tokenizer.name if isinstance(recipe.tokenizer, PretrainedTokenizer) else ""
+    if name.startswith((".", "/")) and not is_dir(Path(cache_root.found(name))):  # a bundle has a copy of it
+        out.append(Problem("tokenizer.name", f"{name}: no such folder"))
     return out
 
 

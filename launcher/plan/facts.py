@@ -34,6 +34,11 @@ class TruncationCounts(Strict):
     questions: Count = 0
     """Number of questions that were cut."""
 
+    @property
+    def often(self) -> bool:
+        """Whether so much is cut that a plan warns of it: a hundredth of the rows, or any label other than O."""
+        return self.labels > 0 or max(self.rows, self.targets, self.questions) >= 0.01 * self.of > 0
+
     def __str__(self) -> str:
         """Return the counts as text; empty: nothing was cut.
 
@@ -99,9 +104,10 @@ class Facts(Strict):
         return self
 
 
-def cut_notes(known: Facts) -> list[str]:
-    """Return a note for each side of the data from which truncation cut something."""
-    return [f"{side}: {cut}" for side, cut in known.cut.items() if str(cut)]
+def cut_notes(known: Facts, often: bool = True) -> list[str]:
+    """Return a note for each side of the data from which truncation cut something. `often`: also if it cut so much that
+    a plan warns of it."""
+    return [f"{side}: {cut}" for side, cut in known.cut.items() if str(cut) and (often or not cut.often)]
 
 
 def label_counts(known: Facts) -> str:

@@ -23,7 +23,7 @@ from launcher.storage import cache_root
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-_FORM = "7"
+_FORM = "8"
 """Version of Architecture: cached answers of another version are not used."""
 
 _SECONDS = 600
@@ -41,6 +41,8 @@ class Architecture(Strict):
     """Maximum number of parameters that train."""
     buffers: int
     """Number of values in buffers."""
+    parts: dict[str, int] = {}
+    """Number of parameters by part, such as embeddings, layers and head."""
     in_layers: int = 0
     """Parameters of the repeated layers."""
     largest_layer: int = 0

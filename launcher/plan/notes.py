@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 
-from launcher.config import plugins
 from launcher.config.atomic_files import allocated_bytes, free_bytes
 from launcher.config.format import human
 from launcher.config.recipe import Recipe
@@ -16,19 +15,16 @@ from launcher.storage.run_dir import RunDir
 
 _NAMES_OF_CODE = {"kind", "factory", "reward"}
 """Keys of a recipe whose value may be a dotted path."""
-_MOST_EPOCHS = 1000
-"""Maximum number of epochs without a remark."""
 
 
-def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None, steps: int | None) -> list[str]:
-    """Return all remarks. `known`: facts of prepared data; `steps`: optimiser steps of the run, if known."""
-    of_data = [] if known is None else [*_epochs(recipe, known, steps), *cut_notes(known), *known.notes]
+def of(recipe: Recipe, shape: Architecture, folder: RunDir, known: Facts | None) -> list[str]:
+    """Return all remarks. `known`: facts of prepared data."""
+    of_data = [] if known is None else [*cut_notes(known, often=False), *known.notes]
     return [
         *_remote_code(recipe),
         *_named_code(recipe),
         *_disk(recipe, shape, folder),
         *_model(recipe, shape),
-        *(plugins.schedule(recipe.schedule, steps).notes(recipe.optimizer.lr) if steps else []),
         *of_data,
     ]
 
@@ -65,15 +61,6 @@ def _model(recipe: Recipe, shape: Architecture) -> list[str]:
     if recipe.packed and shape.packs is None:
         notes.append(f"task.samples: whether {shape.name} takes packed rows is tried when the run starts")
     return notes
-
-
-def _epochs(recipe: Recipe, known: Facts, steps: int | None) -> list[str]:
-    """Return a remark if the number of epochs is implausible."""
-    samples, available = (steps or 0) * recipe.train.global_batch, known.samples["train"]
-    if samples <= _MOST_EPOCHS * available:
-        return []
-    what = f"each of the {available:,} training samples is seen {samples // available:,} times"
-    return [f"train.steps: {what} (a model learns them by heart: fewer steps, or more data)"]
 
 
 def _remote_code(recipe: Recipe) -> list[str]:

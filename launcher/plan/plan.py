@@ -9,10 +9,21 @@ from launcher.config import paths, plugins, trust
 from launcher.config.atomic_files import free_bytes
 from launcher.config.base_model import Strict
 from launcher.config.cluster import Cluster
+from launcher.config.document import Document
 from launcher.config.errors import Problem
 from launcher.config.format import plural
 from launcher.config.recipe import Recipe
-from launcher.plan import checks, layout, memory, notes, padding_estimate, run_estimates, sample_order, topology
+from launcher.plan import (
+    checks,
+    layout,
+    memory,
+    notes,
+    padding_estimate,
+    run_estimates,
+    sample_order,
+    topology,
+    warnings,
+)
 from launcher.plan.device_facts import Devices
 from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.memory import MemoryTrace
@@ -80,6 +91,10 @@ class Plan(Strict):
     """Name of the model type."""
     parameters: int
     """Number of parameters."""
+    trained: int = 0
+    """Number of parameters that train; 0: not known, as in a plan of an earlier launcher."""
+    parts: dict[str, int] = {}
+    """Parameters by part of the model."""
     memory: dict[str, int]
     """Device memory by purpose."""
     trace: MemoryTrace | None = None
@@ -100,6 +115,16 @@ class Plan(Strict):
     """Free space on the disk of the run folder."""
     seconds_at_best: float | None = None
     """Seconds of computation of the whole run at the cluster's peak."""
+    expected_seconds: float | None = None
+    """Expected seconds of the whole run without failures, by an earlier run; None: none is known."""
+    measured_in: str = ""
+    """Run folder from which `expected_seconds` was computed."""
+    goodput: float | None = None
+    """Expected share of the time in steps that count, if nodes fail as often as the profile states; None: not known."""
+    price_per_hour: float | None = None
+    """Price of a node for an hour; None: the profile has none."""
+    cost: float | None = None
+    """Price of all nodes for the expected time with failures; None: the time or the price is not known."""
     hours_between_failures: float | None = None
     """Mean hours between failures, over all nodes."""
     resume_from: int | None
@@ -110,6 +135,13 @@ class Plan(Strict):
     """Command that starts the run."""
     notes: list[str]
     """Remarks for the user."""
+    warnings: list[str] = []
+    """Values that are allowed and rarely meant, each with its file, line and key, a reason, and a remedy."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """Warnings and notes."""
+        return [*self.warnings, *self.notes]
 
     @property
     def equation(self) -> str:
@@ -162,12 +194,13 @@ def make(
     folder: RunDir | None = None,
     trains: bool = True,
     devices: Devices | None = None,
+    document: Document | None = None,
 ) -> Plan:
     """Plan a run. Raises UserError with every mistake that can be found without starting anything.
 
     `wrong`: mistakes that were found before. `folder`: the run folder; None: the one that the recipe names. `trains`:
     whether the run continues in its folder; False: it is only evaluated. `devices`: of a node, if they are decided
-    already.
+    already. `document`: the recipe's keys with their lines, for the warnings.
     """
     world = topology.world(cluster, ranks, devices)
     folder = folder or RunDir(paths.RUNS / recipe.name)
@@ -192,7 +225,8 @@ def make(
         documents=known.documents.get("train"), left_out=known.left_out,
         sources=_sources(recipe, facts, total.samples), labels=_labels(recipe, facts),
         # what it takes
-        parameters=shape.parameters, memory=layout.needed(recipe, shape, known, count, device),
+        parameters=shape.parameters, trained=shape.trained, parts=shape.parts,
+        memory=layout.needed(recipe, shape, known, count, device),
         memory_per_device=world.memory, checkpoint_bytes=memory.checkpoint(recipe, shape),
         copy_bytes=max(memory.copies(recipe, shape, world.per_node, size // world.per_node) for size in world.sizes),
         checkpoints_kept=recipe.checkpoint.keep, checkpoint_copy=memory.checkpoint_copy(recipe, shape, count),
@@ -202,8 +236,14 @@ def make(
         # what to do
         resume_from=checkpoints[-1].step if checkpoints else None,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        notes=[*world.notes(), *notes.of(recipe, shape, folder, facts, total.steps)],
+        notes=[*world.notes(), *notes.of(recipe, shape, folder, facts)],
+        warnings=_warnings(warnings.of(recipe, shape, world, facts, total.steps), document) if trains else [],
     )  # fmt: skip
+
+
+def _warnings(found: list[Problem], document: Document | None) -> list[str]:
+    """Return warnings as text. Each begins with its place in the document, if there is one."""
+    return [str(one) if document is None else document.located(one) for one in found]
 
 
 def _labels(recipe: Recipe, facts: Facts | None) -> str:

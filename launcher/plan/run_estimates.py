@@ -11,6 +11,10 @@ from launcher.plan.model_spec import Architecture
 BYTES_PER_SECOND = 2e9
 """Assumed speed of all ranks together when they write or read a checkpoint."""
 
+LAUNCH, START, DETECT, REQUEUE = 60.0, 60.0, 30.0, 300.0
+"""Assumed seconds from a command to its ranks; of the ranks to their first step, without loading; from a failure until
+it is noticed; and of the wait for another node."""
+
 
 def sample_operations(recipe: Recipe, shape: Architecture, facts: Facts) -> float | None:
     """Return the floating-point operations of a training sample of mean length; None: not known.

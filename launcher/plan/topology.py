@@ -63,8 +63,10 @@ class World:
         """Return why a node cannot have these ranks; empty: it can."""
         cluster, devices = self.cluster, self.devices
         if devices.reason is not None:
-            what = f"--cluster {cluster.reference}: device: {cluster.device}: "
-            return [what + devices.reason.with_advice("cluster.device=cpu trains on the CPU")]
+            return [
+                f"{cluster.place('device')}: {cluster.device}: "
+                + devices.reason.with_advice("cluster.device=cpu trains on the CPU")
+            ]
         if devices.sliced and self.per_node > 1:
             what = f"--ranks: {self.per_node} ranks on MIG slices, and CUDA shows a process only one"
             return [f"{what} (one rank, or turn MIG off)"]

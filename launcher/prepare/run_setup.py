@@ -17,7 +17,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
-from launcher.plan import facts, layout, plan, topology, writable_folders
+from launcher.plan import expectations, facts, layout, plan, topology, writable_folders
 from launcher.plan.device_facts import Devices
 from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards, token_ids
 from launcher.storage import cache_root, disk_full, lease, sound_checkpoints, stop_file
@@ -156,7 +156,7 @@ def _write(run: PreparedRun) -> PreparedRun:
     found = [run.folder.mend_metrics(), stop_file.remove(run.folder, run.left_stop)]
     if more := [note for note in found if note]:
         notes = [*run.notes, *more]
-        run = replace(run, notes=notes, plan=run.plan.model_copy(update={"notes": notes}))
+        run = replace(run, notes=notes, plan=run.plan.model_copy(update={"notes": [*run.plan.notes, *more]}))
     run_folder.write(run.folder, run.recipe, run.cluster, run.plan, run.facts, run.prepared)
     return run
 
@@ -201,11 +201,12 @@ def _make_plan(
     wrong: Sequence[str | Problem] = (),
 ) -> plan.Plan:
     """Plan a pinned recipe. The plan's command names the file and the overrides that it was loaded from."""
-    return plan.make(
+    made = plan.make(
         recipe, request.cluster, file=request.loaded.file, ranks=request.ranks, facts=known, prepared=prepared,
         overrides=request.loaded.overrides, wrong=wrong, folder=request.folder, trains=request.trains,
-        devices=request.devices,
+        devices=request.devices, document=request.loaded.document,
     )  # fmt: skip
+    return expectations.added(made, recipe, request.cluster)
 
 
 def _folder(recipe: Recipe) -> RunDir:
@@ -228,7 +229,9 @@ def _validate(request: _Request, wrong: Sequence[str]) -> PreparedRun:
         made = _make_plan(request, recipe, known, prepared)
     folder = request.folder
     resume = _resume(folder, known, made.steps) if request.trains else None
-    return PreparedRun(recipe, request.cluster, known, made, folder, prepared, resume, made.notes, left_stop=left_stop)
+    return PreparedRun(
+        recipe, request.cluster, known, made, folder, prepared, resume, made.remarks, left_stop=left_stop
+    )
 
 
 def load(folder: Path) -> PreparedRun:
@@ -238,7 +241,7 @@ def load(folder: Path) -> PreparedRun:
     made = strict_json.read(run.plan, plan.Plan, "launcher run writes it again")
     known = facts.of_run(folder)
     recipe, cluster = config_files.trusted(run.recipe).value, config_files.trusted_cluster(run.cluster).value
-    return PreparedRun(recipe, cluster, known, made, run, cache_root.prepared(known.digest), None, made.notes)
+    return PreparedRun(recipe, cluster, known, made, run, cache_root.prepared(known.digest), None, made.remarks)
 
 
 def reopen(folder: Path, ranks: int | None, wrong: Sequence[str] = ()) -> PreparedRun:

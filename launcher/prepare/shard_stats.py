@@ -10,11 +10,10 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
 from launcher.config.recipe import Data, Fraction
 from launcher.plan.facts import TruncationCounts
-from launcher.prepare.source_shards import SIDES, LeafSource, Side
+from launcher.prepare.source_shards import NO_DOCUMENT, SIDES, LeafSource, Side
 
 _MAX_NOTES = 5
 """Maximum number of notes on files."""
-_NO_DOCUMENT = "there is no document in it (is the path, the column or the split right?)"
 
 
 @dataclass
@@ -83,7 +82,7 @@ def _why_no_sample(stats: Sequence[ShardStats]) -> str:
         return (
             f"each of its {plural(repeated, 'row')} stands in it, or in a source before it, already (data.deduplicate)"
         )
-    return f"no token is found in {plural(empty, 'document')}, which is all of it" if empty else _NO_DOCUMENT
+    return f"no token is found in {plural(empty, 'document')}, which is all of it" if empty else NO_DOCUMENT
 
 
 def counts(data: Data, counted: Counted) -> dict[str, object]:

@@ -21,6 +21,7 @@ SIDES: tuple[Side, ...] = ("train", "validation")
 _BATCH_SIZE = 4 * 2**20
 """Approximate characters and bytes of a batch of rows."""
 _BATCH_ROWS = 20_000
+NO_DOCUMENT = "there is no document in it (is the path, the column or the split right?)"
 _PREVIEW_ROWS, _PREVIEW_SECONDS = 100, 0.5
 """Maximum number of rows, and maximum seconds, that a plan reads of a source."""
 
@@ -167,12 +168,13 @@ def preview_problems(recipe: Recipe) -> list[str | Problem]:
     return found
 
 
-def _preview(leaf: LeafSource, columns: Sequence[str]) -> list[str]:
-    end = time.monotonic() + _PREVIEW_SECONDS
+def _preview(leaf: LeafSource, columns: Sequence[str]) -> list[str | Problem]:
+    end, seen = time.monotonic() + _PREVIEW_SECONDS, False
     rows = _rows(leaf, parts_of(leaf.config, leaf.key), columns)
     for row in islice(rows, min(_PREVIEW_ROWS, leaf.config.limit or _PREVIEW_ROWS)):
         if isinstance(row, BadRow) and leaf.config.on_bad_row == "fail":
             return [_refusal(row, leaf)]
+        seen = True
         if time.monotonic() > end:
             break
-    return []
+    return [] if seen else [Problem(f"{leaf.key}.path", NO_DOCUMENT)]

@@ -25,6 +25,7 @@ from pydantic import Field
 
 from launcher.config import env_vars, secret_values
 from launcher.config.errors import UserError
+from launcher.config.format import plural
 from launcher.config.profile_values import Line, Where
 from launcher.config.types import SchedulerConfig
 from launcher.distributed import signals
@@ -68,7 +69,9 @@ class Config(SchedulerConfig):
     """Python interpreter on the hosts. Default: the path of the current interpreter."""
 
     def check_nodes(self, minimum: int, maximum: int) -> str | None:
-        return None if maximum <= len(self.hosts) else "more than there are hosts"
+        if maximum <= len(self.hosts):
+            return None
+        return f"{plural(maximum, 'node')} of {plural(len(self.hosts), 'host')} (name more in ssh.hosts, or take fewer)"
 
 
 @dataclass(frozen=True, kw_only=True)

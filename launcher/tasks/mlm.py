@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _ATTEMPTS = 2**31
 """The first random counter of the attempts to place a span; lower counters belong to token positions."""
 
+_MOST_MASKED, _LEAST_MASKED, _LEAST_MASK_TOKENS = 0.6, 0.05, 0.5
+"""Mask rates above and below which a plan warns, and the share of mask tokens below which it does."""
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -72,6 +75,24 @@ class Config(_language_modeling.PretrainingConfig):
         if min(value) < 0 or abs(sum(value) - 1) > 1e-6:
             raise PydanticCustomError("split", "the three shares should be at least 0 and add up to 1")
         return value
+
+    def odd_values(self) -> dict[str, str]:
+        """Return mask rates outside those that were found to work, and shares that hardly use the mask token.
+
+        Wettig et al. ("Should You Mask 15% in Masked Language Modeling?", 2023) found 0.15 to 0.4 the best, and losses
+        beyond 0.5.
+        """
+        found, rates = {}, [self.rate(0), self.rate(1)]
+        if max(rates) > _MOST_MASKED:
+            found["mask_rate"] = f"{max(rates):g}: little of a text is left to predict from (0.15 to 0.4 is usual)"
+        elif min(rates) < _LEAST_MASKED:
+            found["mask_rate"] = f"{min(rates):g}: few tokens of a sample are learnt from (0.15 to 0.4 is usual)"
+        if self.split[0] < _LEAST_MASK_TOKENS:
+            shares = "mask token, random token, unchanged"
+            found["split"] = (
+                f"{self.split[0]:g} of the selected tokens are masked: the shares are {shares} (0.8, 0.1, 0.1)"
+            )
+        return found
 
     def rate(self, progress: float) -> float:
         """Return the mask rate. progress: the completed share of the run's steps, from 0 to 1."""

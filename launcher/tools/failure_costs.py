@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
+from launcher.plan import run_estimates
 from launcher.plan.plan import Plan
 from launcher.plan.run_estimates import BYTES_PER_SECOND, save_seconds
 from launcher.storage import ledger
@@ -49,10 +50,10 @@ def assume(plan: Plan) -> dict[str, Cost]:
         "evaluate": Cost(0.0, "assumed"),
         "save": Cost(save_seconds(plan.checkpoint_bytes), f"assumed: 1 s, and {at}"),
         "durable": Cost(0.0, "assumed: a save waits for the disk"),
-        "launch": Cost(60.0, "assumed"),
-        "start": Cost(60 + plan.checkpoint_bytes / BYTES_PER_SECOND, f"assumed: 1 min, and {at}"),
-        "detect": Cost(30.0, "assumed"),
-        "requeue": Cost(300.0, "assumed"),
+        "launch": Cost(run_estimates.LAUNCH, "assumed"),
+        "start": Cost(run_estimates.START + plan.checkpoint_bytes / BYTES_PER_SECOND, f"assumed: 1 min, and {at}"),
+        "detect": Cost(run_estimates.DETECT, "assumed"),
+        "requeue": Cost(run_estimates.REQUEUE, "assumed"),
         "repair": Cost(86400.0, "assumed"),
     }
 

@@ -41,14 +41,17 @@ def print_plan(plan: Plan, console: Console) -> None:
         **({"sources": _sources(plan)} if plan.sources else {}),
         **({"left out": _left_out(plan.left_out)} if plan.left_out else {}),
         **({"labels": plan.labels} if plan.labels else {}),
-        "model": f"{plan.model}, {plan.parameters:,} parameters",
+        "model": _model(plan),
         "memory": f"about {estimate}{_device_memory(plan)} a device (estimate: {parts}){_not_counted(plan)}",
         **({"copies": f"{human(plan.copy_bytes)} of each node's memory"} if plan.copy_bytes else {}),
         "checkpoint": _checkpoint(plan),
         **({"interval": plan.checkpoint_interval} if plan.checkpoint_interval else {}),
         "data": plan.prepared or "not prepared yet",
+        "time": _time(plan),
         **({"at best": _at_best(plan.seconds_at_best)} if plan.seconds_at_best else {}),
         **({"failures": _failures(plan, plan.hours_between_failures)} if plan.hours_between_failures else {}),
+        **({"goodput": _goodput(plan)} if plan.hours_between_failures else {}),
+        **({"cost": _cost(plan, plan.price_per_hour)} if plan.price_per_hour else {}),
     }
     for name, value in rows.items():
         table.add_row(name, escape(value))
@@ -56,6 +59,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(
         f"[bold]start[/]         {escape(plan.command)}", soft_wrap=True, highlight=False
     )  # not wrapped, so that it can be copied
+    for warning in plan.warnings:
+        console.print(f"[bold yellow]warning[/]: {escape(warning)}", soft_wrap=True, highlight=False)
     for note in plan.notes:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
     if plan.trace is not None:
@@ -107,6 +112,35 @@ def _ranks(plan: Plan) -> str:
     return f"{plural(plan.ranks, 'rank')} ({nodes} x {plan.devices_per_node})"
 
 
+def _model(plan: Plan) -> str:
+    """Return a text with the parameters of a model by part, and how many of them train."""
+    parts = ", ".join(f"{name} {count:,}" for name, count in plan.parts.items())
+    trained = f"; {plan.trained:,} train" if 0 < plan.trained < plan.parameters else ""
+    return f"{plan.model}, {plan.parameters:,} parameters{f' ({parts})' if parts else ''}{trained}"
+
+
+def _time(plan: Plan) -> str:
+    """Return a text about the expected duration of the whole run."""
+    if plan.expected_seconds is None:
+        return "not known: no earlier run of this model, data and layout"
+    return f"about {duration(plan.expected_seconds)}, as measured in {plan.measured_in}"
+
+
+def _goodput(plan: Plan) -> str:
+    if plan.goodput is None:
+        return "not known: the checkpoint interval is in steps, whose time is not known"
+    return f"{plan.goodput:.1%} expected (Daly, 2006; `launcher simulate` shows where the time goes)"
+
+
+def _cost(plan: Plan, price: float) -> str:
+    """Return a text with the expected price of the run. `price`: of a node for an hour."""
+    nodes = f"{plural(plan.nodes, 'node')} at {price:,.2f} an hour"
+    if plan.cost is None:
+        return f"not known: {nodes}, and the time is not known"
+    failures = ", failures included" if plan.goodput is not None else ""
+    return f"about {plan.cost:,.2f}: {nodes}{failures}"
+
+
 def _at_best(seconds: float) -> str:
     """Return a text about the minimum duration, by the figures of the cluster's profile."""
     return f"{duration(seconds)} of arithmetic at the devices' peak (without communication)"
@@ -118,7 +152,9 @@ def _failures(plan: Plan, hours: float) -> str:
 
 def _checkpoint(plan: Plan) -> str:
     copy = f"; {human(plan.checkpoint_copy)} of host memory a rank for a copy" if plan.checkpoint_copy else ""
-    return f"{human(plan.checkpoint_bytes)}, {plan.checkpoints_kept} kept; {human(plan.free_disk)} free{copy}"
+    needed = human(plan.checkpoint_bytes * (plan.checkpoints_kept + 1))  # the newest is written before one is deleted
+    kept = f"{plan.checkpoints_kept} kept and one being written take {needed} of {human(plan.free_disk)} free"
+    return f"{human(plan.checkpoint_bytes)}; {kept}{copy}"
 
 
 def _tokens(plan: Plan) -> str:

@@ -50,7 +50,7 @@ def test_what_a_whole_profile_lacks_is_reported_without_an_empty_key(tmp_path):
     file.write_text("kind: slurm\nnodes: 2\n", encoding="utf-8")
     with pytest.raises(UserError) as told:
         load.cluster(file)
-    assert str(told.value).startswith(f"{file}:1: device, devices_per_node: cannot be found")
+    assert str(told.value).startswith(f"{file}:1: kind: device, devices_per_node: cannot be found")
 
 
 def profile(**slurm):

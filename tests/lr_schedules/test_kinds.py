@@ -67,7 +67,9 @@ def test_it_reaches_its_full_rate_and_its_end(kind, steps):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "one_cycle"])  # which has no warmup
-def test_a_warmup_longer_than_the_run_is_noted(kind):
-    assert plugins.schedule(config(kind, warmup=9), 10).notes(0.5) == []
-    what = "schedule.warmup: 10 steps, and the run has 10: the learning rate never gets to 0.5"
-    assert plugins.schedule(config(kind, warmup=10), 10).notes(0.5) == [what]
+def test_a_warmup_longer_than_the_run_is_warned_of(kind):
+    assert plugins.schedule(config(kind, warmup=9), 10).warnings(0.5) == []
+    what = "10 steps, and the run has 10: the learning rate never gets to 0.5"
+    advice = "(fewer steps, or a part of the run such as 0.06)"
+    warnings = plugins.schedule(config(kind, warmup=10), 10).warnings(0.5)
+    assert warnings == [("schedule.warmup", f"{what} {advice}")]

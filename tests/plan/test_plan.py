@@ -76,6 +76,8 @@ def test_a_plan_decides_every_number(workspace):
         "sources": {},
         "model": "BertForMaskedLM",
         "parameters": 15048,
+        "trained": 15048,
+        "parts": {"embeddings": 10176, "layers": 4448, "head": 424},  # the head's largest weight is the embeddings
         "memory": {  # 17 widths of two layers and 96 tokens; 4.8 masked tokens a sample, of 120 logits, in four copies;
             # twice the largest parameter, the embeddings of the positions
             "weights": 60192,
@@ -93,12 +95,18 @@ def test_a_plan_decides_every_number(workspace):
         "checkpoint_copy": 92336,
         "checkpoint_interval": "",
         "seconds_at_best": None,
+        "expected_seconds": None,
+        "measured_in": "",
+        "goodput": None,
+        "price_per_hour": None,
+        "cost": None,
         "hours_between_failures": None,
         "resume_from": None,
         "max_restarts": 0,
         "command": "launcher run recipe.yaml --ranks 2",
         "labels": "",
         "notes": [],
+        "warnings": [],
     }
 
 
@@ -113,14 +121,15 @@ def test_a_plan_is_shown_as_a_table(workspace):
         "steps         6",
         "samples       known after `launcher prepare`",
         "tokens        known after `launcher prepare`",
-        "model         BertForMaskedLM, 15,048 parameters",
+        "model         BertForMaskedLM, 15,048 parameters (embeddings 10,176, layers 4,448, head 424)",
         "memory        about 530.1 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
         "optimizer 117.6 KiB,",
         "              activations 231.0 KiB, buffers 64.0 KiB), on top of the process itself: about 0.4 GiB a rank, "
         "and what the",
         "              allocator keeps of freed memory",
-        "checkpoint    180.3 KiB, 2 kept; 3.0 GiB free",
+        "checkpoint    180.3 KiB; 2 kept and one being written take 541.0 KiB of 3.0 GiB free",
         "data          not prepared yet",
+        "time          not known: no earlier run of this model, data and layout",
         "start         launcher run recipe.yaml --ranks 2",
     ]
 
@@ -260,7 +269,7 @@ def test_all_that_is_wrong_is_reported_at_once(workspace):
         "(at least one each: fewer ranks, or a larger batch)",
         "train.max_tokens: 16 is below one sample (data.max_length is 32: at least that, or shorter samples)",
         "evaluate: there is nothing to evaluate on (add data.validation)",
-        "tokenizer.name: nowhere: no such folder",
+        "tokenizer.name: ./nowhere: no such folder",
         "model.hidden_sise: unknown key of BertConfig (did you mean hidden_size?)",
     ]  # fmt: skip
 
