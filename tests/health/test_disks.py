@@ -28,7 +28,7 @@ def test_a_full_disk_is_found(tmp_path):
 
 
 def test_a_disk_without_inodes_is_found(tmp_path):
-    with support.tmpfs(tmp_path / "few", "16m,nr_inodes=4"):
+    with support.tmpfs(tmp_path / "few", "size=16m,nr_inodes=4"):
         for name in "abc":
             (tmp_path / "few" / name).touch()
         assert "no inodes" in disks.probed("cache", tmp_path / "few", "")[0].found
@@ -36,8 +36,7 @@ def test_a_disk_without_inodes_is_found(tmp_path):
 
 
 def test_an_unwritable_cache_is_found(tmp_path):
-    with support.tmpfs(tmp_path / "fixed", "4m") as remount:
-        remount("ro")
+    with support.tmpfs(tmp_path / "fixed", "ro"):
         (found,) = disks.probed("cache", tmp_path / "fixed" / "launcher", "set LAUNCHER_CACHE to another folder")
     assert (found.level, found.cure) == ("failure", "set LAUNCHER_CACHE to another folder")
     assert "is read-only" in found.found

@@ -56,9 +56,10 @@ print(json.dumps([[one.level, one.found] for one in (*versions.findings(found, v
 @pytest.mark.parametrize(
     ("version", "module", "packages", "imported"),
     [
-        ("0.14.0", "__version__ = '0.14.0'", "this launcher requires deepspeed<0.20,>=0.19, and 0.14.0 is installed", ""),
-        ("0.19.9", "import missing_op", "", "deepspeed 0.19.9 cannot be imported: ModuleNotFoundError: No module named "
-         "'missing_op'"),
+        ("0.14.0", "__version__ = '0.14.0'",
+         "this launcher requires deepspeed<0.20,>=0.19, and 0.14.0 is installed", ""),
+        ("0.19.9", "import missing_op", "",
+         "deepspeed 0.19.9 cannot be imported: ModuleNotFoundError: No module named 'missing_op'"),
         ("0.19.9", "__version__ = '0.19.1'", "", "the module is 0.19.1, its package says 0.19.9"),
     ],
 )  # fmt: skip
