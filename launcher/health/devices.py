@@ -83,18 +83,20 @@ def memory() -> Memory:
 
 def memory_findings(state: Memory, needed: int | None) -> list[Finding]:
     """Return the findings about host memory and load. `needed`: bytes of the node in the profile; None: unknown."""
-    by = some([f"process {pid} ({name}) {human(size)}" for pid, name, size in state.largest if size > 2**28])
-    sizes = f"{human(state.available)} of {human(state.total)} free" + (f"; most: {by}" if by else "")
+    by = [f"process {pid} ({name}) {human(size)}" for pid, name, size in state.largest if size > 2**28]
+    sizes = f"{human(state.available)} of {human(state.total)} free"
     if needed is not None and needed > state.total:
         what = f"{human(state.total)} are here, and the profile says {human(needed)}"
         memory = _MEMORY.failure(what, "correct memory_per_device in the profile")
     elif state.available < _FREE * state.total:
-        memory = _MEMORY.warning(sizes, "end what is not needed, or wait for it")
+        memory = _MEMORY.warning(
+            f"{sizes}; most is used by {some(by) or 'small processes'}", "end what is not needed, or wait for it"
+        )
     else:
-        memory = _MEMORY.ok(sizes)
+        memory = _MEMORY.ok(f"{sizes}{', the largest: ' + by[0] if by else ''}")
     busy = f"{state.load:.1f} processes run on {plural(state.cores, 'core')}"
     if state.load > 1.5 * state.cores:
-        return [memory, _LOAD.warning(busy, "others compute here: ranks will be slow (see who with top)")]
+        return [memory, _LOAD.warning(busy, "end the others, or wait for them: ranks will be slow (top shows them)")]
     return [memory, _LOAD.ok(busy)]
 
 

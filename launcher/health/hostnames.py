@@ -69,10 +69,13 @@ def start_problem(hosts: Sequence[str], index: int, environment: Mapping[str, st
     others = [hosts[i] for i in {0, 1} & set(range(len(hosts))) - {index}]
     if environment.get(env_vars.GLOO_INTERFACE) or not others:
         return None
-    name, found = socket.gethostname(), [address for host in others for address in resolved(host)]
+    name = socket.gethostname()
     addresses = resolved(name)
-    if not addresses or not found or not all(map(is_loopback, addresses)):
+    if not addresses or not all(map(is_loopback, addresses)):
         return None
+    found = [address for host in others for address in resolved(host)]
+    if not found:
+        return None  # that a node does not answer is found by the others
     reason = problem(name, addresses, own_addresses(), found)
     return reason and f"{reason} ({_CURE})"
 

@@ -33,7 +33,8 @@ def steps(cluster: "Cluster", ranks: int | None) -> Iterator[Step]:
     if cluster.scheduler.on_this_machine:
         yield from _of(_this_machine(cluster, ranks), here)
     else:
-        yield from _of(_from_here(cluster, ranks), here)
+        yield from _of(_from_here(cluster), here)
+        yield from _nodes(cluster, ranks)
     yield "services"
     yield from _of(_services(cluster), here)
 
@@ -55,16 +56,20 @@ def _this_machine(cluster: "Cluster", ranks: int | None) -> Iterator[Step]:
     yield from node_checks.alone(asked, found, socket.gethostname())
 
 
-def _from_here(cluster: "Cluster", ranks: int | None) -> Iterator[Step]:
-    """Yield what concerns this machine, from which jobs start, and then what the nodes find."""
-    scheduler = plugins.scheduler(cluster.scheduler)
+def _from_here(cluster: "Cluster") -> Iterator[Step]:
+    """Yield what concerns this machine, from which jobs start."""
     yield "the scheduler"
-    available = scheduler.findings()
-    yield from available
+    yield from plugins.scheduler(cluster.scheduler).findings()
+    yield "packages"
     yield from machine_checks.software()
     yield from disks.probed("current folder", Path.cwd(), "start in another folder")
     yield from disks.probed("cache", paths.cache(), "set LAUNCHER_CACHE or scratch.shared to another folder")
-    if worst(available) == "failure":
+
+
+def _nodes(cluster: "Cluster", ranks: int | None) -> Iterator[Step]:
+    """Yield what the nodes find, if they can be reached at all."""
+    scheduler = plugins.scheduler(cluster.scheduler)
+    if worst(scheduler.findings()) == "failure":
         return
     folder = Path.cwd() / SHARED / uuid.uuid4().hex[:12]
     try:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from launcher.config.atomic_files import write
@@ -37,7 +38,7 @@ def together(request: NodeRequest, found: Devices, node: Node) -> Iterator[Step]
     yield "the shared folder"
     shared = _shared_folder(folder, node, request.wait)
     if shared:
-        yield from shared
+        yield from (replace(one, host=node.name) for one in shared)  # each node sees something else
         return
     if node.index == 0:
         yield from shared_folders.findings(folder, len(node.hosts), disks.write_probe(folder))

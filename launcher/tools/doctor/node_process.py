@@ -45,11 +45,11 @@ def main(arguments: Sequence[str]) -> None:
         node_checks.together if len(node.hosts) > 1 else lambda *them: node_checks.alone(them[0], them[1], node.name)
     )
     for step in checks(request, found, node):
-        _say(step, node.name)
+        _say(step, "")
 
 
 def _say(step: str | Finding, host: str) -> None:
-    value = {"step": step} if isinstance(step, str) else {**asdict(step), "host": host}
+    value = {"step": step} if isinstance(step, str) else {**asdict(step), "host": step.host or host}
     print(f"{MARK}{json.dumps(value)}", flush=True)
 
 

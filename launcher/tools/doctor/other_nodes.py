@@ -22,6 +22,9 @@ SECONDS = 900.0
 """Seconds for all nodes, the time in a queue included."""
 _STARTED = Check("network", "nodes")
 _CURE = "look at what it printed; try the command by hand"
+_BUSY = ("Requested nodes are busy", "Immediate execution impossible")
+"""Words of Slurm if no nodes are free within the time that `srun --immediate` waits."""
+_CURE_BUSY = "run it inside an allocation (salloc), or later"
 _ADAPTER = TypeAdapter(Finding)
 
 
@@ -98,6 +101,8 @@ def _failure(node: _Node, seconds: float) -> list[Finding]:
     if code == 0 and node.findings:
         return []
     why = "; ".join(node.last) or f"exit code {code}"
+    if any(words in why for words in _BUSY):
+        return [_STARTED.warning(f"the nodes are busy, so that only this machine was looked at: {why}", _CURE_BUSY)]
     what = "ended before its checks were done" if node.findings else "could not be checked"
     return [_STARTED.failure(f"{who} {what}: {why}", _CURE)]
 

@@ -73,7 +73,7 @@ def _merged(findings: Sequence[Finding]) -> Iterator[Finding]:
         if len(hosts) == 1:
             yield from alike
             continue
-        others = f" (also on {plural(len(hosts) - 1, 'other host')})"
+        others = f" (and {plural(len(hosts) - 1, 'other host')})"
         yield Finding(first.group, first.check, first.level, f"{first.found}{others}", first.cure, first.host)
 
 

@@ -32,7 +32,7 @@ def test_the_table_fits_and_is_grouped(width):
         "software", "disks", "network"
     ]  # fmt: skip
     assert "FAIL" in text and "-> make room" in text
-    assert "torch 2.13 (also on 1 other host)" in text
+    assert "torch 2.13 (and 1 other host)" in text
     assert text.splitlines()[-1] == "4 checks on 2 hosts: 1 failed, 1 warning."
 
 
