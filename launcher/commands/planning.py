@@ -107,4 +107,29 @@ def simulate(
     tool.simulate(load.recipe(recipe, overrides), profile, asked, json, Console())
 
 
-COMMANDS = (plan, prepare, debug, parity, simulate)
+def doctor(
+    overrides: options.Overrides = None,
+    cluster: options.ClusterFile = "local",
+    ranks: options.Ranks = None,
+    json: options.Json = False,
+) -> None:
+    """Check the machines of a profile: software, devices, disks, network, ranks. Exit 1 if a check fails."""
+    from json import dumps
+
+    from launcher.config import load
+    from launcher.config.errors import UserError
+    from launcher.tools.doctor import doctor as tool
+    from launcher.tools.doctor import report
+
+    profile, of_recipe = load.profile(cluster, overrides or [])
+    if of_recipe:
+        raise UserError(f"{of_recipe[0]}: no key of the profile (such as cluster.nodes=2; doctor takes no recipe)")
+    findings = report.collected(tool.steps(profile, ranks), Console(stderr=True))
+    if json:
+        print(output_streams.as_json(dumps(tool.as_json(profile, findings), indent=1)))
+    else:
+        report.show(findings, Console())
+    raise typer.Exit(tool.exit_code(findings))
+
+
+COMMANDS = (plan, doctor, prepare, debug, parity, simulate)

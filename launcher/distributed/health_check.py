@@ -1,15 +1,14 @@
-"""Health checks of other nodes and of this host's disk and devices, and the choice of the nodes to exclude.
+"""Health checks of other nodes and of this host's devices, and the choice of the nodes to exclude.
 
-Each agent of a start answers at a port for as long as it lives. The other agents connect to that port by the host's
-name.
+The checks of one host are in launcher.health. Each agent of a start answers at a port for as long as it lives. The
+other agents connect to that port by the host's name.
 """
 
-import os
+import logging
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import NamedTuple, cast
 
 from launcher.distributed.launch_env import LOOPBACK
 from launcher.distributed.signals import SIGNALS
+from launcher.health import clocks
 from launcher.plan.devices import Requested, decide
 from launcher.plan.machine import ThisMachine
 
@@ -30,6 +30,9 @@ DEVICE_SECONDS = 40.0
 """Seconds for loading torch from a shared disk and for the first device to compute, with 2 more for each device."""
 _MARK = "launcher.health_check: "
 """Prefix of the device check's result, since a site may print other lines when Python starts."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def serve_answers(node: Node, start: str) -> socket.socket:
                 continue
             with connection, suppress(OSError):
                 connection.settimeout(ANSWER_SECONDS)
-                connection.sendall(f"{start} {node.index}\n".encode())
+                connection.sendall(f"{start} {node.index} {time.time()}\n".encode())
 
     threading.Thread(target=answer, name="health check", daemon=True).start()
     return listening
@@ -87,16 +90,37 @@ def unreachable_peers(node: Node, ports: Mapping[int, int], start: str) -> dict[
 
 def peer_problem(node: Node, other: int, port: int, start: str) -> str | None:
     """Return why another node does not answer this one; None: it does."""
-    host = node.hosts[other]
+    host, sent = node.hosts[other], time.time()
     try:
         answer = _answer(host, port)
     except socket.gaierror as error:
         return f"its name does not resolve on {node.name} ({error.strerror})"
     except OSError as error:
         return f"does not answer {node.name} at {_address(host)}, port {port} ({error})"
-    if answer != f"{start} {other}":
+    words = answer.split(" ")
+    if words[:2] != [start, str(other)]:
         return f"its name leads elsewhere on {node.name}, to {_address(host)}, where another answers"
+    ahead = clocks.offset(sent, float(words[2]), time.time())
+    if abs(ahead) >= clocks.UNUSABLE:
+        return f"{clocks.sentence(ahead, node.name)} ({clocks.CURE})"
+    if abs(ahead) >= clocks.NOTICED and node.index == 0:
+        _log.warning("%s: %s (%s)", host, clocks.sentence(ahead, node.name), clocks.CURE)
     return None
+
+
+def clocks_ahead(node: Node, ports: Mapping[int, int]) -> dict[str, float]:
+    """Return the seconds by which the clocks of nodes are ahead of this one's, by host; 0 for this host. Nodes that do
+    not answer are left out. `ports`: of each node's `serve_answers`, by index."""
+
+    def ahead(other: int) -> float | None:
+        sent = time.time()
+        with suppress(OSError, ValueError, IndexError):
+            return clocks.offset(sent, float(_answer(node.hosts[other], ports[other]).split(" ")[2]), time.time())
+        return None
+
+    with ThreadPoolExecutor(max(1, min(64, len(ports)))) as pool:
+        found = dict(zip(ports, pool.map(ahead, ports), strict=True))
+    return {node.name: 0.0} | {node.hosts[i]: value for i, value in found.items() if value is not None}
 
 
 def dead_agents(endpoints: Mapping[int, tuple[str, int]]) -> dict[int, bool]:
@@ -182,18 +206,6 @@ def nodes_to_exclude(unreached: Mapping[int, Mapping[int, str]], nodes: Iterable
         excluded[worst] = reasons[0] if len(reasons) == 1 else f"{reasons[0]}, and {len(reasons) - 1} more say so"
         pairs = {pair: reason for pair, reason in pairs.items() if worst not in pair}
     return excluded
-
-
-def disk_problem() -> str | None:
-    """Return what is wrong with the disk of this host's temporary files; None: it can be written to."""
-    try:
-        with tempfile.TemporaryFile() as file:
-            file.write(bytes(4096))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return f"its temporary folder {tempfile.gettempdir()} cannot be written to ({error.strerror})"
-    return None
 
 
 def device_problem(device: str, count: int) -> str | None:

@@ -21,6 +21,7 @@ from launcher.distributed import health_check
 from launcher.distributed.health_check import Node as Node
 from launcher.distributed.launch_env import LOOPBACK
 from launcher.distributed.rendezvous import Message, MessageFolder, serve_store
+from launcher.health import disks
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -103,7 +104,7 @@ def join(
     folder.mkdir(parents=True, exist_ok=True)
     answering = health_check.serve_answers(node, folder.name)
     try:
-        port, problem = answering.getsockname()[1], problem or health_check.disk_problem()
+        port, problem = answering.getsockname()[1], problem or disks.temporary_problem()
         messages.post(node_message(NODE_REPORT, node.index), {"host": node.name, "port": port, "unfit": problem})
         reports = _wait(messages, NODE_REPORT, node.hosts, REPORT_SECONDS, should_stop)
         ports = {i: reports[i]["port"] for i in reports if i != node.index}

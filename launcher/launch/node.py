@@ -36,6 +36,7 @@ from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FA
 from launcher.distributed.node_rendezvous import Node, NodeFailure, NodeOutcome, Rendezvous
 from launcher.distributed.signals import ForcedStop, StopReason
 from launcher.distributed.stop_requests import StopMonitor, StoppedBeforeTraining
+from launcher.health import disks, hostnames
 from launcher.launch import Launch, RanksEnded, RendezvousSpec, elastic_agent, execute, job_outcome, launch_spec
 from launcher.launch.job_outcome import JobOutcome
 from launcher.plan.plan import Plan
@@ -147,7 +148,7 @@ def _join_and_train(start: Start, own: Path, batch: bool) -> int:
     logs.set_up_node(start.run.logs, start.node.name)
     stop_file = RendezvousSpec(own).stop_file
     try:
-        problem = health_check.device_problem(run.plan.device, run.plan.devices_per_node)
+        problem = _unhealthy(start, run.plan)
         found = node_rendezvous.join(start.folder, start.node, run.plan.least_nodes, stop_file.exists, problem)
     except node_rendezvous.UnhealthyNodes as error:
         return _leave(start, job_outcome.unhealthy(start.node.hosts, error.why), batch)
@@ -159,6 +160,15 @@ def _join_and_train(start: Start, own: Path, batch: bool) -> int:
         _log.error("%s: %s cannot be written to: %s", start.node.name, start.folder, error.strerror)
         return NODE_FAILURE
     return _train(start, launch, run, found, own, batch)
+
+
+def _unhealthy(start: Start, plan: Plan) -> str | None:
+    """Return what is wrong with this node before it joins the others; None: nothing that is known."""
+    return (
+        hostnames.start_problem(start.node.hosts, start.node.index)
+        or disks.start_problem([start.run.path, Path(tempfile.gettempdir())])
+        or health_check.device_problem(plan.device, plan.devices_per_node)
+    )
 
 
 def _train(start: Start, launch: Launch, run: run_setup.PreparedRun, found: Rendezvous, own: Path, batch: bool) -> int:

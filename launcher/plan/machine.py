@@ -157,13 +157,14 @@ class Answer:
     stuck: bool = False
 
 
-def query(topic: str, seconds: float) -> Answer:
-    """Run a report in a child process, which has the module search path of this process. `topic`: gpus or torch.
+def query(topic: str, seconds: float, module: str = "launcher.plan._report_process") -> Answer:
+    """Run a report in a child process, which has the module search path of this process. `topic`: an argument of
+    `main` in `module`, such as gpus or torch.
 
     A child that does not answer in time is killed, but not waited for: the kernel may not let it end.
     """
     begin = f"import sys; sys.path[:] = json.loads({json.dumps(json.dumps(sys.path))})"
-    code = f"import json; {begin}; from launcher.plan._report_process import main; main({topic!r})"
+    code = f"import json; {begin}; from {module} import main; main({topic!r})"
     child = subprocess.Popen(
         [sys.executable, "-P", "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, errors="replace",

@@ -29,6 +29,12 @@ class ProcessInfo(Protocol):
     usedGpuMemory: int | None
 
 
+class PciInfo(Protocol):
+    """Place on the PCI bus, such as b"00000000:17:00.0"."""
+
+    busId: bytes | str
+
+
 class UtilizationRates(Protocol):
     """Share of the last sample period in which a kernel ran, in percent."""
 
@@ -55,6 +61,9 @@ class Nvml(Protocol):
     def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: Handle, index: int) -> Handle: ...
     def nvmlDeviceGetUtilizationRates(self, handle: Handle) -> UtilizationRates: ...
     def nvmlDeviceGetPowerUsage(self, handle: Handle) -> int: ...
+    def nvmlDeviceGetPciInfo(self, handle: Handle) -> PciInfo: ...
+    def nvmlDeviceGetNvLinkState(self, handle: Handle, link: int) -> int: ...
+    def nvmlDeviceGetP2PStatus(self, handle: Handle, other: Handle, capability: int) -> int: ...
 
 
 def installed() -> Nvml:

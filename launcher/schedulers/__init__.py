@@ -26,6 +26,7 @@ from launcher.config.types import SchedulerConfig
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
+    from launcher.health.finding import Finding
     from launcher.launch.execute import Outcome
     from launcher.launch.launch_spec import Via
     from launcher.plan.plan import Plan
@@ -186,6 +187,17 @@ class Scheduler(ABC, Generic[J]):
         """Return the profile with what only the scheduler knows, such as the cores of a node. It asks the scheduler
         once, and leaves out what it does not answer."""
         return cluster
+
+    def findings(self) -> "list[Finding]":
+        """Return what `launcher doctor` shows about this scheduler's commands on this machine."""
+        return []
+
+    def node_commands(self, cluster: "Cluster", arguments: Sequence[str]) -> dict[str, list[str]]:
+        """Return the commands that run `python ARGUMENTS` once on each node of a profile, by host; a command that
+        starts all of them has the key "". Empty: there is no such command, or this machine is the only node. Raises
+        UserError.
+        """
+        return {}
 
     def task_id(self, id: str, point: int | Literal["*"]) -> str:
         """Return the id of one run of an array; for `*` a pattern of all. `id`: of the array."""

@@ -1,5 +1,6 @@
 """Slurm: a batch script that sbatch queues. slurm/README.md explains the script."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from launcher.config.base_model import Strict
 from launcher.config.errors import Problem
 from launcher.config.profile_values import Line, PositiveInt, Where, refuse_variables
 from launcher.config.types import SchedulerConfig
+from launcher.health.finding import Finding
 from launcher.schedulers import (
     JobRefused,
     JobRequest,
     JobState,
     SubmittedJob,
+    _slurm_doctor,
     _slurm_nodes,
     _slurm_queue,
     _slurm_script,
@@ -246,6 +249,12 @@ class Scheduler(SchedulerBase[BatchScript]):
 
     def cancel(self, ids: Sequence[str]) -> None:
         _slurm_queue.cancel(ids)
+
+    def findings(self) -> list[Finding]:
+        return _slurm_doctor.findings(self.config.partition)
+
+    def node_commands(self, cluster: "Cluster", arguments: Sequence[str]) -> dict[str, list[str]]:
+        return {"": _slurm_doctor.command(self.config, cluster, arguments, os.environ)}
 
     def task_id(self, id: str, point: int | Literal["*"]) -> str:
         return _slurm_queue.task_id(id, str(point))

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -31,9 +31,13 @@ from launcher.config.types import SchedulerConfig
 from launcher.distributed import signals
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FAILURE, STOPPED
 from launcher.distributed.signals import ForcedStop, StopReason
+from launcher.health.finding import Check, Finding
 from launcher.launch.execute import Outcome, describe_checkpoint
 from launcher.schedulers import ForegroundScheduler, JobRequest, RenderedJob, SubmittedJob
 from launcher.storage.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from launcher.config.cluster import Cluster
 
 _SSH_OPTIONS = (
     "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
@@ -115,9 +119,31 @@ class Scheduler(ForegroundScheduler[SshJob]):
                 code = _stop_at_once(agents, job)
         return SubmittedJob(outcome=Outcome(code, {}, []))
 
+    def findings(self) -> list[Finding]:
+        check, tool = Check("services", "ssh"), shutil.which("ssh")
+        if tool is None:
+            return [check.failure("ssh is not installed here", "install openssh-client")]
+        return [check.ok(f"{tool}; {plural(len(self.config.hosts), 'host')} in the profile")]
+
+    def node_commands(self, cluster: "Cluster", arguments: Sequence[str]) -> dict[str, list[str]]:
+        hosts = self.config.hosts[: cluster.nodes[1]]
+        addresses = ",".join(_address(name) for name in hosts)
+        found = dict[str, list[str]]()
+        for i, host in enumerate(hosts):
+            words = [self.config.python or sys.executable, *arguments]
+            words += ["--node", str(i), "--hosts", addresses, "--lifeline"]
+            line = f"cd {shlex.quote(str(Path.cwd()))} || exit {NODE_FAILURE}; exec {self._with_path(words)}"
+            found[_address(host)] = ["ssh", *self.config.options, *_SSH_OPTIONS, "--", host, line]
+        return found
+
+    def _with_path(self, words: Sequence[str]) -> str:
+        """Return a command of the shell with the module search path of this process."""
+        path = os.environ.get("PYTHONPATH")
+        return shlex.join([*(["env", f"PYTHONPATH={path}"] if path else []), *words])
+
     def _agent(self, request: JobRequest, index: int, hosts: Sequence[str], variables: Mapping[str, str]) -> str:
         """Return the shell command with which a host starts its agent."""
-        addresses = ",".join(name.rpartition("@")[2] for name in hosts)
+        addresses = ",".join(map(_address, hosts))
         words = ["env", *(f"{name}={value}" for name, value in variables.items())]
         words += [self.config.python or sys.executable, "-m", "launcher.launch.node", str(request.run_folder)]
         words += ["--node", str(index), "--hosts", addresses, "--lifeline"]
@@ -140,6 +166,11 @@ def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, 
         for name, value in variables.items()
         if not (env_vars.is_secret(name) or secret_values.is_known_key(value))
     }
+
+
+def _address(host: str) -> str:
+    """Return a host's name, without the user before it."""
+    return host.rpartition("@")[2]
 
 
 @dataclass

@@ -10,6 +10,7 @@ from launcher.distributed import health_check, node_rendezvous
 from launcher.distributed.node_rendezvous import Node
 from launcher.distributed.rendezvous import MessageFolder
 from launcher.distributed.stop_requests import StoppedBeforeTraining
+from launcher.health import disks
 
 HERE = ("127.0.1.1", "127.0.1.2", "127.0.1.3")
 
@@ -84,7 +85,7 @@ def test_missing_nodes_are_logged_once_with_the_purpose(tmp_path, monkeypatch, c
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        health_check, "disk_problem", lambda: None if threading.current_thread().name.endswith("_0") else "full"
+        disks, "temporary_problem", lambda: None if threading.current_thread().name.endswith("_0") else "full"
     )
     found = join_all(tmp_path, HERE)
     assert {host for error in found.values() for host in error.why} <= set(HERE)

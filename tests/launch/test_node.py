@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,8 +16,10 @@ from support import hangs, killed_run, warm_start
 
 from launcher.config import load
 from launcher.config.cluster import Cluster
+from launcher.launch import node
 from launcher.prepare import run_setup
 from launcher.storage import job_log
+from launcher.storage.run_dir import RunDir
 
 LATE = '''
 """While there is a file `late`, a save takes a minute."""
@@ -347,3 +350,20 @@ def test_outside_of_a_step_the_missing_variable_is_named(workspace):
         check=False,
     )
     assert done.returncode == 2 and "SLURM_JOB_NODELIST is not set: this is no task of a Slurm step" in done.stderr
+
+
+def test_a_start_leaves_out_a_node_whose_name_leads_to_itself_everywhere(tmp_path, monkeypatch):
+    """Gloo would announce 127.0.1.1 to the other nodes. Only the addresses of names are described."""
+    addresses = {"n1": ["127.0.1.1"], "n2": ["192.0.2.2"]}
+    monkeypatch.setattr(node.hostnames, "resolved", lambda name: addresses[name])
+    monkeypatch.setattr(node.hostnames.socket, "gethostname", lambda: "n1")
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    start = node.Start(RunDir(tmp_path), node.Node(0, ("n1", "n2")), "job", 0, 0)
+    on_cpu = SimpleNamespace(device="cpu", devices_per_node=1)
+    problem = node._unhealthy(start, on_cpu)
+    assert problem.startswith("its own name n1 resolves to 127.0.1.1 on it, where no other node reaches it (give it ")
+    addresses["n1"] = ["192.0.2.1"]
+    assert node._unhealthy(start, on_cpu) is None
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
+    addresses["n1"] = ["127.0.1.1"]
+    assert node._unhealthy(start, on_cpu) is None

@@ -1,5 +1,6 @@
 """Two hosts: a real sshd on the loopback under two names."""
 
+import json
 import os
 import shutil
 import signal
@@ -273,3 +274,16 @@ def test_variables_of_libraries_are_shared_and_those_that_name_devices_are_not(t
     assert shared.items() <= found.items()
     assert not {"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "NCCL_HOSTID"} & found.keys()
     assert found["ROCR_VISIBLE_DEVICES"] == "1", "the profile may set it for all hosts"
+
+
+@pytest.mark.soak
+def test_doctor_checks_the_hosts(here):
+    """Both hosts through the real sshd: the report of each arrives, and that of all from the first."""
+    done = support.launcher("doctor", "--cluster", "hosts.yaml", "--json", code=None, timeout=900)
+    checks = json.loads(done.stdout)["checks"]
+    assert {line["host"] for line in checks} >= set(here)
+    found = {(line["check"], line["host"]): line for line in checks}
+    assert found["ssh", socket.gethostname()]["level"] == "ok"
+    for check in ("shared folder", "nodes", "clocks", "all-reduce"):
+        assert found[check, ""]["level"] == "ok", found[check, ""]
+    assert not Path(".launcher-doctor").exists()

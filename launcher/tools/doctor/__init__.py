@@ -1,0 +1,1 @@
+"""`launcher doctor`: checks of the machines that a profile names."""
