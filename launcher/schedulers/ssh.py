@@ -32,6 +32,7 @@ from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT, NODE_FA
 from launcher.distributed.signals import ForcedStop, StopReason
 from launcher.launch.execute import Outcome, describe_checkpoint
 from launcher.schedulers import ForegroundScheduler, JobRequest, RenderedJob, SubmittedJob
+from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 
 _SSH_OPTIONS = (
@@ -130,7 +131,7 @@ def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, 
     """
     shared = {name: value for name, value in environment.items() if name not in _OF_THIS_HOST}
     here = {name: value for name, value in shared.items() if name.startswith(_FORWARDED_VARIABLES)}
-    variables = here | request.variables(f"ssh-{request.token}")
+    variables = here | request.variables(f"{job_log.OVER_SSH}{request.token}")
     variables = {name: value for name, value in variables.items() if name not in request.cluster.env_from}
     return {
         name: value

@@ -18,7 +18,7 @@ from rich.text import Text
 from launcher import sinks
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.config.training import Checkpoint
-from launcher.plan.run_estimates import duration
+from launcher.plan.run_estimates import remaining
 from launcher.sinks import Record, RunInfo
 from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
@@ -60,11 +60,6 @@ class StepPace:
     def median(self) -> float:
         """Seconds of a usual step; 0: none was taken."""
         return statistics.median(self._recent) if self._recent else 0.0
-
-
-def remaining(seconds: float) -> str:
-    """Return the time that remains as text."""
-    return f"{seconds:.0f} s" if seconds < 120 else duration(seconds)
 
 
 class WarningHandler(logging.Handler):

@@ -9,9 +9,10 @@ from rich.markup import escape
 
 from launcher import sinks
 from launcher.config.types import Plugin
+from launcher.distributed.live_display import LiveDisplay, Terminal
+from launcher.plan.run_estimates import remaining
 from launcher.sinks import Record, RunInfo
-from launcher.sinks._live_display import LiveDisplay, Terminal
-from launcher.sinks._run_view import RunView, StepPace, WarningHandler, remaining
+from launcher.sinks._run_view import RunView, StepPace, WarningHandler
 
 
 class Config(Plugin):
