@@ -77,7 +77,8 @@ class RunView:
     """The state of a run as rank 0 knows it.
 
     `pace`: of its steps. `record`: the last training record, at `recorded` on the monotonic clock. `speed`: tokens per
-    second of all ranks. `warnings`: the last ones, each with the step after which it came.
+    second of all ranks. `warnings`: the last ones, each with the step after which it came. `over`: the start has ended,
+    and nothing is expected any more.
     """
 
     about: RunInfo
@@ -86,6 +87,8 @@ class RunView:
     recorded: float = field(default_factory=time.monotonic)
     speed: float = 0.0
     warnings: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=_WARNINGS))
+    over: bool = False
+    _first: tuple[float, float] | None = None
     _begun: float = field(default_factory=time.monotonic)
     _looked: float = -_FOLDER_SECONDS
     _saved: tuple[int, float] | None = None
@@ -116,6 +119,14 @@ class RunView:
     def train(self, record: Record, speed: float) -> None:
         """Adopt the record of a step."""
         self.record, self.speed, self.recorded = record, speed, time.monotonic()
+        self._first = self._first or (self.recorded, record["seconds"])
+
+    def _seconds(self, steps: int) -> float:
+        """Return the expected duration of so many steps, with the evaluations and saves between them, as there were up
+        to now."""
+        begun, before = self._first or (self.recorded, 0.0)
+        trained = self.record["seconds"] - before
+        return self.pace.seconds(steps) * (max(1.0, (self.recorded - begun) / trained) if trained > 0 else 1.0)
 
     def warn(self, step: int, text: str) -> None:
         """Keep a warning in view."""
@@ -163,28 +174,31 @@ class RunView:
         restarts, hangs = self._restarts
         found += [("restarts", str(restarts), "yellow")] if restarts else []
         found += [("hangs", str(hangs), "yellow")] if hangs else []
-        if record and since > max(_QUIET_SECONDS, _OUTLIER * self.pace.median):
+        if record and not self.over and since > max(_QUIET_SECONDS, _OUTLIER * self.pace.median):
             found.append(("no step for", remaining(since), "yellow"))
         return found
 
     def _times(self, since: float) -> list[tuple[str, str, str]]:
         """Return the time to the end, the last save and the time to the next. `since`: seconds since the last step."""
-        left = max(0.0, self.pace.seconds(self.about.steps - self.step) - since)
+        self._look_for_saves()
+        saved = [("saved step", f"{self._saved[0]:,}", "")] if self._saved else []
+        if self.over:
+            return saved
+        left = max(0.0, self._seconds(self.about.steps - self.step) - since)
         at = time.strftime("%H:%M" if left < 43200 else "%a %H:%M", time.localtime(time.time() + left))
         found = [("left", f"{remaining(left)} ({at})", "bold")]
-        self._look_for_saves()
         until = None
         if isinstance(self._every, int):
-            until = self.pace.seconds(self._every - self.step % self._every) - since
+            until = self._seconds(self._every - self.step % self._every) - since
         elif self._interval is not None:
             until = self._interval - (time.time() - self._saved[1] if self._saved else time.monotonic() - self._begun)
         if until is not None:
             found.append(("next save", remaining(min(left, max(0.0, until))), ""))
-        return found + ([("saved step", f"{self._saved[0]:,}", "")] if self._saved else [])
+        return found + saved
 
     def _look_for_saves(self) -> None:
         """Adopt the step and the time of the newest checkpoint, from time to time."""
-        if time.monotonic() - self._looked < _FOLDER_SECONDS:
+        if time.monotonic() - self._looked < _FOLDER_SECONDS and not self.over:
             return
         self._looked = time.monotonic()
         if whole := RunDir(self.about.folder).whole():

@@ -80,6 +80,7 @@ class Sink(sinks.Sink[Config]):
     def close(self, finished: bool) -> None:
         if self._view is not None:
             logging.getLogger("launcher").removeHandler(self._warnings)
+            self._view.over = True
             self._display.close()
 
     def _say(self, text: str) -> None:
