@@ -158,12 +158,14 @@ def reduce_events(folder: RunDir, events: Sequence[Event]) -> RunStatus:
 
 def _left(trained: Sequence[run_events.StepTrained], planned: run_events.Planned | None) -> float | None:
     """Return the expected seconds to the end of the run, by the pace of its last steps; None: not known."""
-    timed = [(one.step, one.seconds) for one in trained[-_PACE_STEPS:] if one.seconds is not None]
+    timed = list[tuple[int, float]]()
+    for one in reversed(trained[-_PACE_STEPS:]):
+        if one.seconds is None or (timed and one.step >= timed[-1][0]):  # a resume lies between them
+            break
+        timed.append((one.step, one.seconds))
     if planned is None or planned.steps is None or len(timed) < 2:
         return None
-    (first, begin), (last, end) = timed[0], timed[-1]
-    if last <= first or end < begin:  # a resume lies between them
-        return None
+    (last, end), (first, begin) = timed[0], timed[-1]
     return (planned.steps - last) * (end - begin) / (last - first)
 
 

@@ -137,7 +137,8 @@ def print_resume(one: RunStatus, console: Console) -> None:
         console.print("no checkpoint was saved: it begins anew", highlight=False)
     if copies := memory_folder.existing(RunDir(Path(one.folder))):
         size = human(allocated_bytes(copies.path))
-        console.print(f"copies in memory: {size} in {copies.path}", highlight=False, markup=False, soft_wrap=True)
+        what = f"copies in memory on this machine: {size} in {copies.path}"
+        console.print(what, highlight=False, markup=False, soft_wrap=True)
     if one.command:
         console.print(f"to go on: {shown(one.command, 4096)}", highlight=False, markup=False, soft_wrap=True)
 
