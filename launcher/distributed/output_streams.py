@@ -26,7 +26,11 @@ _PLAIN = {
     **dict(zip("…→←≤≥\xd7·\u2013—▁░▒▓█", ("...", "->", "<-", "<=", ">=", *"x.--_.+#@"), strict=True)),
     **dict.fromkeys("━─╸╺", "-"), **dict.fromkeys("│┃", "|"),
 }  # fmt: skip
+ERASE, FRAME = "\x1b[J", "\x1b[0J"
+"""Control sequences that erase what is below the cursor. The second one begins a frame of a live display, which ends
+when the cursor moves up to its beginning."""
 _CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+_FRAME = re.compile(rb"\x1b\[0J.*?\x1b\[[0-9]+A\r", re.DOTALL)
 _LONGEST_LINE = 1 << 16
 _LINE_BUFFERED = 1
 """_IOLBF of C's stdio.h on Linux."""
@@ -66,7 +70,8 @@ def separate(log: int) -> None:
 
 
 def copy_to(log: int, *numbers: int) -> None:
-    """Copy each line of these streams (1, 2) to a log, without control sequences of terminals.
+    """Copy each line of these streams (1, 2) to a log, without control sequences of terminals and without the frames of
+    a live display.
 
     `log`: a descriptor, which the caller has to keep open.
     """
@@ -77,11 +82,23 @@ def copy_to(log: int, *numbers: int) -> None:
         descriptor.copy_to(log)
 
 
+def erasure(number: int) -> str:
+    """Return the control sequence that erases a rank's display below the cursor; empty: this is no terminal."""
+    dumb = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
+    return "" if dumb or not os.isatty(number) else ERASE
+
+
+def erase_display() -> None:
+    """Erase what the display of a rank that was killed has left on this terminal."""
+    with suppress(OSError):
+        os.write(1, erasure(1).encode())
+
+
 def write_error(text: str) -> None:
     """Write to standard error without copying the text to the log (see `copy_to`). Raises OSError or ValueError."""
     descriptor = _descriptor(sys.stderr)
     with descriptor.not_copied() if descriptor is not None else nullcontext():
-        sys.stderr.write(text)
+        sys.stderr.write(f"{erasure(2)}{text}")
         sys.stderr.flush()
 
 
@@ -169,8 +186,9 @@ class _Descriptor(io.RawIOBase):
     def _copy(self, data: bytes) -> None:
         if self._log is None:
             return
-        *lines, self._line = (self._line + data).split(b"\n")
-        self._line = self._line[-_LONGEST_LINE:]
+        text, begins, frame = _FRAME.sub(b"", self._line + data).partition(FRAME.encode())
+        *lines, rest = text.split(b"\n")
+        self._line = (rest + begins + frame)[-_LONGEST_LINE:]
         for line in lines:
             drawn = _CONTROL.sub(b"", line).rstrip(b"\r").rpartition(b"\r")[2]
             _append(self._log, drawn + b"\n")

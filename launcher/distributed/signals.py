@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import NoReturn
 
+from launcher.distributed import output_streams
 from launcher.distributed.exit_codes import STOPPED
 
 
@@ -159,7 +160,7 @@ def signal_on_parent_death(number: signal.Signals) -> None:
 def say(text: str) -> None:
     """Write a line to standard error. Signal handlers may call it. An error, such as a closed terminal, is ignored."""
     with suppress(OSError):
-        os.write(2, f"{text}\n".encode())
+        os.write(2, f"{output_streams.erasure(2)}{text}\n".encode())
 
 
 def leave_terminal() -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from launcher.config.errors import UserError
-from launcher.distributed import failure, local_run_record, private_tmp, signals
+from launcher.distributed import failure, local_run_record, output_streams, private_tmp, signals
 from launcher.distributed.descendants import kill_descendants
 from launcher.distributed.exit_codes import DONE, FAILED, STOPPED
 from launcher.distributed.local_run_record import LocalStart
@@ -62,6 +62,8 @@ def _train(launch: Launch, folder: Path, run: RunDir, record: LocalStart) -> Out
         outcome = _forced_outcome(run, launch.steps)
         record.end(STOPPED if outcome.code else DONE, StopReason.STOP)
         return outcome
+    finally:
+        output_streams.erase_display()
     failed = ended.failed
     error = "; ".join(ended.problems) if failed is None else failure.sentence(failed)
     record.end(ended.code, ended.reason, error, failed.rank if failed is not None else None)

@@ -109,3 +109,8 @@ def duration(seconds: float) -> str:
             number = seconds / {"days": 86400, "h": 3600, "min": 60}[unit]
             return f"{number:.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def remaining(seconds: float) -> str:
+    """Return the time that remains, in whole seconds below two minutes."""
+    return f"{seconds:.0f} s" if seconds < 120 else duration(seconds)

@@ -34,6 +34,7 @@ from launcher.distributed.signals import ForcedStop, StopReason
 from launcher.health.finding import Check, Finding
 from launcher.launch.execute import Outcome, describe_checkpoint
 from launcher.schedulers import ForegroundScheduler, JobRequest, RenderedJob, SubmittedJob
+from launcher.storage import job_log
 from launcher.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def forwarded(request: JobRequest, environment: Mapping[str, str]) -> dict[str, 
     """
     shared = {name: value for name, value in environment.items() if name not in _OF_THIS_HOST}
     here = {name: value for name, value in shared.items() if name.startswith(_FORWARDED_VARIABLES)}
-    variables = here | request.variables(f"ssh-{request.token}")
+    variables = here | request.variables(f"{job_log.OVER_SSH}{request.token}")
     variables = {name: value for name, value in variables.items() if name not in request.cluster.env_from}
     return {
         name: value

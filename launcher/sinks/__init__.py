@@ -7,6 +7,7 @@ that extends the one below. The file is the registration. A record is an object 
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from launcher.config.types import JsonObject, Plugin
 C_co = TypeVar("C_co", bound=Plugin, covariant=True)
 Record = JsonObject
 """An object of metrics.jsonl."""
+warnings: deque[str] = deque(maxlen=20)
+"""Lines of `warn` in this process that no display shows yet."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class RunInfo:
 
 
 def warn(line: str) -> None:
-    """Print a line for the user. An error of standard output, such as a full disk, is ignored."""
+    """Print a line for the user, which a display keeps in view. An error of standard output, such as a full disk, is
+    ignored."""
+    warnings.append(line)
     with suppress(OSError):
         print(line, flush=True)
 

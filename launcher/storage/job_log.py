@@ -88,6 +88,11 @@ class Job:
         return self.name != BY_HAND
 
     @property
+    def queued(self) -> bool:
+        """Whether a scheduler started the job, and may start it again. Hosts that are reached by ssh have none."""
+        return self.scheduled and not self.name.startswith(OVER_SSH)
+
+    @property
     def requeues(self) -> int:
         """Number of restarts, including one that is about to happen.
 
@@ -147,6 +152,8 @@ def story(events: Iterable[Event]) -> list[Job]:
 
 BY_HAND = "by-hand"
 """The job name of starts without a scheduler."""
+OVER_SSH = "ssh-"
+"""The beginning of the job names of starts over ssh."""
 
 
 def _after(job: Job, event: Event) -> Job:

@@ -173,6 +173,19 @@ def existing(run: RunDir) -> MemoryFolder | None:
     return folder if folder is not None and folder.path.is_dir() else None
 
 
+def newest_step(run: RunDir) -> int | None:
+    """Return the step of the newest copy of a run that is whole on this machine, without a check of its content; None:
+    there is none. A start verifies it, and may find parts of others on other machines."""
+    folder, pieces, totals = existing(run), dict[tuple[str, int], set[int]](), dict[tuple[str, int], int]()
+    with suppress(OSError):
+        for file in folder.path.iterdir() if folder else ():
+            mark = Slot(file.with_suffix(".safetensors"), file).read() if _MARK.fullmatch(file.name) else None
+            if mark is not None:
+                pieces.setdefault((mark.layout, mark.step), set()).update(mark.pieces)
+                totals[mark.layout, mark.step] = mark.total
+    return max((copy[1] for copy, found in pieces.items() if len(found) == totals[copy]), default=None)
+
+
 def used_by(run: RunDir) -> int:
     """Return the bytes of this machine's memory that the copies of a run occupy now."""
     folder = existing(run)

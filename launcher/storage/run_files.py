@@ -121,9 +121,13 @@ class TokenLimit(Stored):
 
 
 class PlanSummary(Stored):
-    """The part of plan.json that a list of runs shows. Every version of the launcher writes it."""
+    """The part of plan.json that a list of runs shows. Every version of the launcher writes it.
+
+    `command`: starts the run again.
+    """
 
     steps: Count | None = None
+    command: Word = ""
 
 
 class Environment(Stored):

@@ -1,12 +1,18 @@
-"""The console: plain lines in a file, a progress bar on a terminal."""
+"""The console: plain lines in a file, a live display on a terminal."""
 
 import re
 import sys
+from pathlib import Path
 
 import pexpect
 import pytest
+from support import screen
 
+from launcher.distributed import output_streams
 from launcher.sinks import console
+from launcher.sinks._run_view import RunView, StepPace
+from launcher.storage import job_log
+from launcher.storage.run_dir import RunDir
 
 
 @pytest.fixture
@@ -63,44 +69,104 @@ def test_steps_that_took_no_time_to_speak_of_are_told(lines, training):
 
 
 RUN = """
-import sys, time
+import os, sys, time
 from pathlib import Path
-from launcher.sinks import RunInfo, console
+from launcher.distributed import output_streams
+from launcher.sinks import RunInfo, console, warn
 
-about = RunInfo("tiny", Path(), {}, 6, 0, 0.0, 0, "12 = 12", ["a note"])
+log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+output_streams.copy_to(log, 1)
+about = RunInfo("tiny", Path(), {"checkpoint": {"every": 4}}, 6, 0, 0.0, 0, "12 = 12", ["a note"])
 sink = console.Sink(console.Config(), about)
 for step in range(1, 7):
-    sink.write({"step": step, "loss": 5 - step / 8, "lr": 1e-3, "tokens": 250 * step, "seconds": 0.5 * step})
+    measured = {"mfu": 0.412, "goodput": 0.9, "memory_reserved": 31 << 30}
+    measured |= {"tokens": 250 * step, "seconds": 0.5 * step}
+    sink.write({"step": step, "loss": 5 - step / 8, "lr": 1e-3, **measured})
     if step == 3:
         sink.write({"step": 3, "eval/loss": 4.25})
-    time.sleep(0.15)
+        warn("warning: [bold]no[/] room")
+        print("a print")
+        os.write(2, f"{output_streams.erasure(2)}of another process\\n".encode())
+    time.sleep(0.6 if step == 3 else 0.1)
+    if step == 5 and sys.argv[1] == "killed":
+        time.sleep(0.6)
+        os.kill(os.getpid(), 9)
 sink.close(True)
-print("after the bar")
+print("after the display")
 """
 
 
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-@pytest.mark.parametrize("columns", [80, 120])
-def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left(columns):
-    environment = {"TERM": "xterm", "COLUMNS": str(columns), "PATH": ""}
-    child = pexpect.spawn(
-        sys.executable, ["-c", RUN], dimensions=(24, columns), encoding="utf-8", timeout=60, env=environment
-    )
+def shown(tmp_path, monkeypatch, columns, end, rows=24):
+    """The screen after the run, and its log."""
+    monkeypatch.chdir(tmp_path)
+    child = screen.spawn([sys.executable, "-c", RUN, end], columns, rows)
     child.expect(pexpect.EOF)
     child.close()
-    assert child.exitstatus == 0
-    said = [ESCAPES.sub("", line).strip() for line in re.split(r"[\r\n]+", child.before)]
-    assert said[0] == "tiny: 6 steps; global batch 12 = 12"
-    assert said[1] == "note: a note"
-    assert "step      3  evaluation  loss 4.25" in said
-    bars = [line for line in said if re.match(r"step \d/6 ", line)]
-    assert len(bars) > 3
-    told = r"step 6/6 ━+ loss 4\.2500  lr 1\.00e-03  500 tokens/s 0:00:\d\d left 0:00:00"
-    assert re.fullmatch(told, bars[-1]), bars[-1]
-    assert all("left" in bar and len(bar) <= columns for bar in bars)
-    assert said[-2:] == ["after the bar", ""], "the bar is over"
+    assert child.signalstatus == (9 if end == "killed" else None)
+    return screen.Screen(columns, rows).feed(child.before), Path("log").read_text().splitlines()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_a_terminal_shows_the_state_of_the_run_and_its_warnings(columns, tmp_path, monkeypatch):
+    there, log = shown(tmp_path, monkeypatch, columns, "closed")
+    lines = there.text.splitlines()
+    above = ["tiny: 6 steps; global batch 12 = 12", "note: a note", "step      3  evaluation  loss 4.25"]
+    above += ["warning: [bold]no[/] room", "a print", "of another process"]
+    assert lines[:6] == above
+    assert re.fullmatch(r"tiny step 6/6 ━+ 100%", lines[6])
+    values = " ".join(" ".join(lines[7:-2]).split())
+    for value in ("loss 4.2500", "lr 1.00e-03", "tokens/s 500", "MFU 41.2%", "goodput 90.0%", "device memory 31.0 GiB"):
+        assert value in values
+    assert "left" not in values, "when it is over"
+    assert re.search(r"host memory \d+/\d+ GiB", values)
+    assert lines[-2:] == ["! step 3: warning: [bold]no[/] room", "after the display"], "and nothing else remains"
+    assert max(map(len, lines)) <= columns
+    assert [line.rstrip() for line in log] == [line for line in lines if line != "of another process"], (
+        "which has no frame of the display"
+    )
+
+
+def test_a_killed_process_leaves_a_usable_terminal(tmp_path, monkeypatch):
+    there, log = shown(tmp_path, monkeypatch, 80, "killed")
+    assert there.modes == [], "no hidden cursor, no other screen"
+    assert there.column == 0
+    assert there.lines[there.row] == "", "what comes next has a line to itself, above the last state"
+    assert there.lines[there.row + 1].startswith("tiny step 5/6 ")
+    assert re.search(r"left \d s \(.+\) +next save \d s", there.text)
+    assert log[-1] == "a print"
+    there.feed(f"{output_streams.ERASE}rank 0 failed\r\n")
+    assert there.text.endswith("of another process\nrank 0 failed"), "the launcher erases the display"
+
+
+def test_a_terminal_with_few_lines_shows_a_part(tmp_path, monkeypatch):
+    there, _ = shown(tmp_path, monkeypatch, 40, "killed", rows=6)
+    assert [line for line in there.history if "step 3/6" in line] == [], "no frame is pushed out at the top"
+    assert there.lines[there.row + 1].startswith("tiny step 5/6 ")
+
+
+def test_restarts_and_hangs_of_this_start_are_shown(about):
+    made = about()
+    folder = RunDir(made.folder)
+    for event, words in [("restarted", {}), ("started", {}), ("restarted", {"error": "rank 1 died"}), ("hang", {})]:
+        job_log.append(folder, {"event": event, "job": "by-hand", "step": 7, **words})
+    view = RunView(made, StepPace())
+    text = "\n".join(map(str, view._values()))
+    assert "'restarts', '1'" in text and "'hangs', '1'" in text
+    assert list(view.warnings) == [(7, "restarted: rank 1 died"), (7, "hang: ")]
+
+
+def test_the_next_save_is_known_by_steps_by_time_or_not(about, training):
+    def until(every, step=10):
+        view = RunView(about(steps=100, recipe={"checkpoint": {"every": every}}), StepPace())
+        for _ in range(3):
+            view.pace.add(1.0)
+        view.train({**training(step)}, 500.0)
+        return next((value for name, value, _ in view._values() if name == "next save"), None)
+
+    assert until(25) == "15 s"
+    assert until(200) == "90 s", "a checkpoint is saved at the end too"
+    assert until("1m") == "60 s"
+    assert until("auto") is until(None) is None
 
 
 def test_the_time_left_does_not_go_by_the_steps_that_compile_or_stand_out(lines, training):

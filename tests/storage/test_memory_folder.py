@@ -121,3 +121,15 @@ def test_copies_that_do_not_fit_are_refused_with_what_to_do(folder):
     assert memory_folder.misfit(4 * gib, 5 * gib, 8 * gib) == ""
     assert "take 6.0 GiB of each node, 5.0 GiB are free at" in memory_folder.misfit(6 * gib, 5 * gib, 64 * gib)
     assert "more than 50% of its 8.0 GiB" in memory_folder.misfit(5 * gib, 6 * gib, 8 * gib)
+
+
+def test_the_newest_copy_is_one_with_all_pieces_of_a_layout(folder):
+    run = RunDir(folder.run)
+    assert memory_folder.newest_step(run) is None
+    folder.create()
+    for rank, number, step in [(0, 0, 4), (1, 0, 4), (0, 1, 6)]:
+        folder.slot(rank, number).complete(mark(rank, step, pieces=[rank], total=2))
+    folder.slot(1, 1).complete(mark(1, 6, pieces=[1], total=2, layout="another"))
+    assert memory_folder.newest_step(run) == 4
+    folder.slot(1, 1).complete(mark(1, 6, pieces=[1], total=2))
+    assert memory_folder.newest_step(run) == 6

@@ -14,7 +14,7 @@ from support.job_stories import SUBMITTED, run, started
 
 from launcher.config.errors import UserError
 from launcher.schedulers import _slurm_queue as slurm_queue
-from launcher.storage import stop_file
+from launcher.storage import job_log, lease, stop_file
 from launcher.storage.run_dir import RunDir
 from launcher.tools import stop
 
@@ -102,4 +102,15 @@ def test_a_run_that_is_over_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm_queue, "job", lambda id: slurm_queue.Job(id, "one", "COMPLETED"))
     run(tmp_path / "runs/one", events=[SUBMITTED, started()])
     with pytest.raises(UserError, match="nothing runs there: it is "):
+        stop.stop("one", True, Console())
+
+
+def test_a_run_whose_ranks_are_being_started_can_be_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = run(tmp_path / "runs/one")
+    job_log.append(folder, {"event": "started", "job": job_log.BY_HAND})
+    with lease.claim(folder.path, ".start"):
+        assert stop.stop("one", False, Console()) == 0
+    assert stop_file.exists(folder)
+    with pytest.raises(UserError, match="nothing runs there: it is killed"):
         stop.stop("one", True, Console())

@@ -3,6 +3,7 @@
 Sources only read. If a file is damaged, its source ends with a `FileDamaged` event.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from launcher.config.errors import UserError
 from launcher.config.paths import ERROR
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.schedulers import JobState
-from launcher.storage import job_log, lease_file, stop_file
+from launcher.storage import job_log, lease_file, memory_folder, stop_file
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir, over
 from launcher.storage.run_files import PlanSummary
@@ -28,9 +29,11 @@ _PLAN_HINT = "launcher run writes it again"
 
 
 class Planned(NamedTuple):
-    """The plan of the run. `steps`: number of optimiser steps of the whole run; None: the plan does not contain it."""
+    """The plan of the run. `steps`: number of optimiser steps of the whole run; None: the plan does not contain it.
+    `command`: starts the run again; empty: the plan does not contain it."""
 
     steps: int | None
+    command: str = ""
 
 
 class CheckpointSaved(NamedTuple):
@@ -44,10 +47,25 @@ class CheckpointSaved(NamedTuple):
 
 
 class StepTrained(NamedTuple):
-    """One training record of the metrics."""
+    """One training record of the metrics. `seconds`: of training, over the whole run. `goodput`: of the run so far."""
 
     step: int
     loss: float | None
+    seconds: float | None = None
+    goodput: float | None = None
+
+
+class CopiedToMemory(NamedTuple):
+    """The newest whole copy of the run's state in the memory of this machine."""
+
+    step: int
+
+
+class RanksRestarted(NamedTuple):
+    """Restarts of the ranks, and hangs, in the last start of the newest job."""
+
+    restarts: int
+    hangs: int
 
 
 class LastFileWrite(NamedTuple):
@@ -60,6 +78,12 @@ class LastFileWrite(NamedTuple):
 
 class WriterAlive(NamedTuple):
     """A rank on `host` holds the lease of the run folder."""
+
+    host: str
+
+
+class StarterAlive(NamedTuple):
+    """A command that starts, or has started, the ranks of the run lives on `host`."""
 
     host: str
 
@@ -93,8 +117,8 @@ class FileDamaged(NamedTuple):
 
 
 Event = (
-    Planned | CheckpointSaved | StepTrained | LastFileWrite | WriterAlive | JobLogged | JobReported
-    | SchedulerUnreachable | StopRequested | FileDamaged
+    Planned | CheckpointSaved | StepTrained | LastFileWrite | WriterAlive | StarterAlive | JobLogged | JobReported
+    | CopiedToMemory | RanksRestarted | SchedulerUnreachable | StopRequested | FileDamaged
 )  # fmt: skip
 
 
@@ -133,8 +157,14 @@ class JobSchedulers:
             yield JobReported(state)
 
 
-def collect(folder: RunDir, schedulers: JobSchedulers, writer: lease_file.Holder | None) -> list[Event]:
-    """Return the events of all sources. `writer`: the living holder of the run folder's lease."""
+def collect(
+    folder: RunDir,
+    schedulers: JobSchedulers,
+    writer: lease_file.Holder | None,
+    starter: lease_file.Holder | None = None,
+) -> list[Event]:
+    """Return the events of all sources. `writer`, `starter`: the living holders of the rights to write into the run
+    folder and to start the run."""
     plan, log = list(_until_damaged(_plan_events(folder))), list(_until_damaged(_job_log_events(folder, writer)))
     steps = next((event.steps for event in plan if isinstance(event, Planned)), None)
     job = next((event.job for event in log if isinstance(event, JobLogged)), None)
@@ -144,6 +174,8 @@ def collect(folder: RunDir, schedulers: JobSchedulers, writer: lease_file.Holder
         *_checkpoint_events(folder, steps),
         *_until_damaged(_metrics_events(folder)),
         *([WriterAlive(writer.host)] if writer is not None else []),
+        *([StarterAlive(starter.host)] if starter is not None else []),
+        *_memory_events(folder),
         *([StopRequested()] if stop_file.exists(folder) else []),
         *schedulers.events(job, folder),
     ]
@@ -163,7 +195,8 @@ def _damage(error: DamagedFile) -> list[FileDamaged]:
 
 def _plan_events(folder: RunDir) -> Iterator[Event]:
     if strict_json.exists(folder.plan):
-        yield Planned(strict_json.read(folder.plan, PlanSummary, _PLAN_HINT).steps)
+        plan = strict_json.read(folder.plan, PlanSummary, _PLAN_HINT)
+        yield Planned(plan.steps, plan.command)
 
 
 def _checkpoint_events(folder: RunDir, steps: int | None) -> Iterator[Event]:
@@ -190,7 +223,14 @@ def _metrics_events(folder: RunDir) -> Iterator[Event]:
     yield LastFileWrite(_last_write(folder), strict_json.exists(folder.metrics))
     for record in folder.lines(last=_TAIL):
         if "loss" in record:
-            yield StepTrained(record["step"], record["loss"])
+            yield StepTrained(record["step"], record["loss"], record.get("seconds"), record.get("goodput"))
+
+
+def _memory_events(folder: RunDir) -> Iterator[Event]:
+    with suppress(OSError):
+        step = memory_folder.newest_step(folder)
+        if step is not None:
+            yield CopiedToMemory(step)
 
 
 def _last_write(folder: RunDir) -> float | None:
@@ -205,6 +245,10 @@ def _job_log_events(folder: RunDir, writer: lease_file.Holder | None) -> Iterato
     job = newest_job(folder)
     if job is not None and (writer is None or writer.job == (job.name if job.scheduled else "")):
         yield JobLogged(job, _last_error(folder, job), _log_file(folder, job))
+        own = [event for event in job_log.read(folder) if event["job"] == job.name]
+        begun = max((i for i, event in enumerate(own) if event["event"] == "started"), default=0)
+        kinds = Counter(event["event"] for event in own[begun:])
+        yield RanksRestarted(kinds["restarted"], kinds["hang"])
 
 
 def newest_job(folder: RunDir) -> job_log.Job | None:

@@ -17,7 +17,8 @@ Name = Literal[
 
 ready: planned, but not started. requeued: waits for its next start. stopped: on request. made way: saved and left, at
 USR1 or before its time limit. time over: ended by the scheduler at its time limit. After the last two, the run does not
-start again by itself. replaced: another start of the run took over. killed: a start by hand that did not log its end.
+start again by itself. replaced: another start of the run took over. killed: a start without a queue that did not log
+its end.
 """
 
 _WHY: dict[str, Name] = {
@@ -40,12 +41,21 @@ class State:
     since: float | None = None
 
 
-def derive(job: job_log.Job | None, known: JobState | None, *, reachable: bool, alive: bool, finished: bool) -> State:
+def derive(
+    job: job_log.Job | None,
+    known: JobState | None,
+    *,
+    reachable: bool,
+    alive: bool,
+    finished: bool,
+    starting: bool = False,
+) -> State:
     """Return the state of a run.
 
     `job`: the newest job in its log. `known`: the scheduler's report of this job. `reachable`: whether the scheduler
     answered. `alive`: whether a rank holds the run's lease. `finished`: whether nothing is left to train after the
-    newest checkpoint.
+    newest checkpoint. `starting`: whether the command that starts the ranks lives. It is all that does before the first
+    rank holds the lease, and while the ranks are started again.
     """
     if known is not None and known.alive:
         return _living(job, known)
@@ -56,6 +66,8 @@ def derive(job: job_log.Job | None, known: JobState | None, *, reachable: bool, 
         return State("running", since=last.begun if last and last.ended is None else None)
     if finished:
         return State("done", since=last.ended if last else None)
+    if starting and (last is None or last.ended is None):
+        return State("running", "starting", last.begun if last else None)
     if job is None:
         return State("stopped")
     return _ended(job, known, reachable)
@@ -109,8 +121,8 @@ def _ended(job: job_log.Job, known: JobState | None, reachable: bool) -> State:
 
 def _unexplained(job: job_log.Job, last: job_log.Start | None, reachable: bool, since: float | None) -> State:
     """Return the state of a job whose end was not logged and that the scheduler no longer lists."""
-    if not job.scheduled:
-        return State("killed", "its end was not recorded: killed, or its machine went down", since)
+    if not job.queued:  # nothing starts it again but a person; it lived until about its last write
+        return State("killed", "its end was not recorded: killed, or its machine went down")
     if last is not None:
         return State("node lost", "its end was not recorded", since)
     forgotten = State("failed", "its scheduler does not know of it any more", since)

@@ -18,6 +18,9 @@ from launcher.tools.status.run_events import Event, JobSchedulers
 from launcher.tools.status.run_state import State
 
 E = TypeVar("E", bound=Event)
+_NEEDS_NO_COMMAND = ("running", "pending", "requeued", "done")
+_PACE_STEPS = 100
+"""Number of recent steps from which the remaining time is estimated."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class RunStatus:
     optimiser steps. `metric`, `value`: the watched metric at the newest checkpoint. `job`: name of the job; empty for
     starts by hand. `id`: the job's newest id. `limit`: end of a running job's time limit, in seconds since the epoch.
     `error`: the first line of the error of the last start that failed or lost a node. `log`: the job's log file.
+    `restarts`, `hangs`: of the ranks, in the last start. `left`: expected seconds to the end of a running run.
+    `goodput`: of a running run, as of its last step. `memory_copy`: step of a whole copy in the memory of this machine
+    that is newer than the checkpoint. `command`: starts the run again; empty: it is done, or a scheduler does.
     `damaged`: problems with the run's files; the other fields are then what is known without these files.
     """
 
@@ -50,6 +56,12 @@ class RunStatus:
     error: str = ""
     log: str = ""
     damaged: tuple[str, ...] = ()
+    restarts: int = 0
+    hangs: int = 0
+    left: float | None = None
+    goodput: float | None = None
+    memory_copy: int | None = None
+    command: str = ""
 
 
 def find_run(run: str) -> RunDir:
@@ -91,9 +103,13 @@ def read_status(folder: RunDir, schedulers: JobSchedulers) -> RunStatus:
 
 def read_statuses(folders: Sequence[RunDir], schedulers: JobSchedulers) -> list[RunStatus]:
     """Return the status of each run. A damaged file becomes part of the status, and raises no error."""
-    writers = lease_holder.holders([folder.path for folder in folders], ".writer")
+    there = [folder.path for folder in folders]
+    writers, starters = lease_holder.holders(there, ".writer"), lease_holder.holders(there, ".start")
     return [
-        reduce_events(folder, run_events.collect(folder, schedulers, writers.get(folder.path))) for folder in folders
+        reduce_events(
+            folder, run_events.collect(folder, schedulers, writers.get(folder.path), starters.get(folder.path))
+        )
+        for folder in folders
     ]
 
 
@@ -103,9 +119,13 @@ def reduce_events(folder: RunDir, events: Sequence[Event]) -> RunStatus:
     known, planned = _last(events, run_events.JobReported), _last(events, run_events.Planned)
     limit = known.job.end if known and known.job.phase == "running" else None
     state, job = _state(events), logged.job if logged else job_log.Job("")
+    copied, ranks = _last(events, run_events.CopiedToMemory), _last(events, run_events.RanksRestarted)
     newest = saved.step if saved else 0
+    copy = copied.step if copied and copied.step > newest and state.name != "done" else None
+    newest = copy or newest
+    running = state.name == "running"
     trained = [one for one in events if isinstance(one, run_events.StepTrained)]
-    if state.name != "running":  # steps after the checkpoint are lost
+    if not running:  # steps after the checkpoint are lost
         trained = [one for one in trained if one.step <= newest]
     return RunStatus(
         name=shown(folder.path.name, 255),
@@ -127,7 +147,26 @@ def reduce_events(folder: RunDir, events: Sequence[Event]) -> RunStatus:
         error=logged.error if logged and state.name != "done" else "",
         log=logged.log if logged else "",
         damaged=tuple(one.problem for one in events if isinstance(one, run_events.FileDamaged)),
+        restarts=ranks.restarts if ranks else 0,
+        hangs=ranks.hangs if ranks else 0,
+        left=_left(trained, planned) if running else None,
+        goodput=trained[-1].goodput if running and trained else None,
+        memory_copy=copy,
+        command=planned.command if planned and state.name not in _NEEDS_NO_COMMAND else "",
     )
+
+
+def _left(trained: Sequence[run_events.StepTrained], planned: run_events.Planned | None) -> float | None:
+    """Return the expected seconds to the end of the run, by the pace of its last steps; None: not known."""
+    timed = list[tuple[int, float]]()
+    for one in reversed(trained[-_PACE_STEPS:]):
+        if one.seconds is None or (timed and one.step >= timed[-1][0]):  # a resume lies between them
+            break
+        timed.append((one.step, one.seconds))
+    if planned is None or planned.steps is None or len(timed) < 2:
+        return None
+    (last, end), (first, begin) = timed[0], timed[-1]
+    return (planned.steps - last) * (end - begin) / (last - first)
 
 
 def _last(events: Sequence[Event], kind: type[E]) -> E | None:
@@ -143,6 +182,7 @@ def _state(events: Sequence[Event]) -> State:
         reachable=_last(events, run_events.SchedulerUnreachable) is None,
         alive=_last(events, run_events.WriterAlive) is not None,
         finished=saved is not None and saved.finished,
+        starting=_last(events, run_events.StarterAlive) is not None,
     )
     if state.name == "stopped" and logged is None and not (files and files.trained):
         state = State("ready")
