@@ -36,7 +36,7 @@ _SETTINGS = {
     "xtick.color": palette.light("grid"), "ytick.color": palette.light("grid"),
     "axes.edgecolor": palette.light("grid"), "grid.color": palette.light("grid"), "axes.grid": True,
     "axes.axisbelow": True, "axes.titleweight": "bold", "axes.titlesize": 11, "axes.titlelocation": "left",
-    "legend.frameon": False, "legend.fontsize": 9, "legend.handlelength": 2.6, "figure.dpi": 72, "savefig.dpi": 180,
+    "legend.frameon": False, "legend.fontsize": 10, "legend.handlelength": 2.6, "figure.dpi": 72, "savefig.dpi": 180,
 }  # fmt: skip
 
 
@@ -123,6 +123,7 @@ class Drawing:
         with matplotlib.rc_context(self.settings), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
             self.figure.savefig(file, format=format, facecolor=ground, edgecolor="none", metadata=metadata)
+        self.figure.set_layout_engine("none")  # later formats keep this layout, which takes longest
 
 
 def draw(panel: Panel) -> Drawing:
@@ -135,7 +136,7 @@ def draw(panel: Panel) -> Drawing:
         labels += [name for name, there in ((panel.level_name, panel.level), (panel.mark_name, panel.marks)) if there]
         columns = 1 if max(map(len, labels), default=0) > _SHORT else 2
         rows = -(-len(labels) // columns)
-        figure = Figure(figsize=(_SIZE[0], _SIZE[1] + 0.19 * rows), layout="constrained")
+        figure = Figure(figsize=(_SIZE[0], _SIZE[1] + 0.21 * rows), layout="constrained")
         axes = figure.add_subplot(facecolor="none")
         for line in panel.lines:
             _draw_line(axes, line)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _TEMPLATE = "page.html.j2"
-_CURVES = "No training step is recorded in metrics.jsonl. Runs with the sink jsonl, which is a default, record each one."
+_CURVES = (
+    "No training step is recorded in metrics.jsonl. Runs with the sink jsonl, which is a default, record each one."
+)
 
 
 @dataclass(frozen=True)
@@ -67,27 +69,31 @@ class Page:
             runs=self.runs,
             summary=report_tables.summary(one) if one else [],
             problems=[problem for run in self.runs for problem in run.problems],
-            sections=[section for section in self._sections() if section is not None],
+            sections=self._sections(),
             colours=palette.COLOURS,
             shades=report_tables.shades(),
             footer=f"Made by launcher {__version__} on {strftime('%Y-%m-%d at %H:%M', localtime())}. "
             "Colours of lines: Okabe and Ito, 2008. Each figure is a PNG beside this page.",
         )
 
-    def _sections(self) -> list[Section | None]:
+    def _sections(self) -> list[Section]:
+        """Return the sections with content, then one with a sentence for each without."""
         several = len(self.runs) > 1
-        return [
-            self._overview() if several else None,
+        sections = [
+            *([self._overview()] if several else []),
             self._loss(),
-            self._curves("optimisation", "Learning rate and gradient norm", panels.optimisation, _CURVES),
-            self._curves("throughput", "Throughput", panels.throughput, _CURVES),
+            self._curves("speed", "Optimisation and throughput", (panels.optimisation, panels.throughput), _CURVES),
             self._time(),
-            self._ranks(),
-            self._curves("memory", "Memory", panels.memory, "No memory of a device is recorded, as on a CPU."),
-            self._evaluations(),
-            None if several else self._classes(),
+            *self._ranks_and_memory(),
+            *self._evaluations(),
             self._recipes(),
-        ]  # fmt: skip
+        ]
+        there = [section for section in sections if section.figures or section.tables or section.texts]
+        missing = [one for one in sections if one not in there and one.sentences]
+        if missing:
+            sentences = [f"{one.title}. {sentence}" for one in missing for sentence in one.sentences]
+            there.append(Section("missing", "Not in this report", sentences=list(dict.fromkeys(sentences))))
+        return there
 
     def _overview(self) -> Section:
         differences = report_tables.differences(self.runs)
@@ -106,67 +112,81 @@ class Page:
             choices=choices if len(choices) > 1 else [],
         )  # fmt: skip
 
-    def _curves(self, id: str, title: str, of: "panels.PanelsOf", missing: str) -> Section:
-        figures = self._drawn(of(self.runs, panels.axes(self.runs)[0]))
+    def _curves(self, id: str, title: str, of: Sequence[panels.PanelsOf], missing: str) -> Section:
+        axis = panels.axes(self.runs)[0]
+        figures = [figure for one in of for figure in self._drawn(one(self.runs, axis))]
         return Section(id, title, figures, sentences=[] if figures else [missing])
 
-    def _ranks(self) -> Section:
-        figures = self._drawn(panels.ranks(self.runs, panels.axes(self.runs)[0]))
-        tables = [table for run in self.runs if (table := report_tables.slowest(run)) is not None]
+    def _ranks_and_memory(self) -> list[Section]:
+        """Return the section of ranks and memory, and sections without content for what is not recorded."""
+        axis = panels.axes(self.runs)[0]
+        ranks, memory = self._drawn(panels.ranks(self.runs, axis)), self._drawn(panels.memory(self.runs, axis))
+        tables = [table for run in self.runs if (table := report_tables.slowest(run, self._of(run))) is not None]
         words = (
-            "Milliseconds of a step that ranks spend in their own data and forward passes, every 10 steps. In later "
-            "stages, a slow rank makes all ranks slow alike."
+            "Ranks: milliseconds of a step that they spend in their own data and forward passes, every 10 steps. In "
+            "later stages, a slow rank makes all ranks slow alike."
         )
-        missing = "Times of ranks are recorded every 10 steps of a run on several ranks. This one has none."
-        return Section("ranks", "Ranks", figures, tables, [words if figures else missing])
+        missing = [
+            *([] if ranks else [("Ranks", "Their times are recorded every 10 steps of a run on several ranks.")]),
+            *([] if memory else [("Memory", "That of a device is recorded, not that of a CPU.")]),
+        ]
+        title = " and ".join(name for name, there in (("Ranks", ranks), ("memory", memory)) if there).capitalize()
+        there = Section("ranks", title, [*ranks, *memory], tables, [words] if ranks else [])
+        return [there, *(Section(name, name, sentences=[sentence]) for name, sentence in missing)]
+
+    def _of(self, run: RunData) -> str:
+        """Return the name of a run for the titles of a page of several."""
+        return f" of {run.name}" if len(self.runs) > 1 else ""
 
     def _time(self) -> Section:
         figures, tables, sentences = list[PageFigure](), list[PageTable](), list[str]()
         for number, run in enumerate(self.runs):
             if run.seconds is None or run.seconds.total <= 0 or not run.spans:
-                sentences.append(f"{run.name} has no ledger of its seconds, as runs of earlier launchers have none.")
+                sentences.append(f"{run.name} has no ledger of its seconds (earlier launchers wrote none).")
                 continue
             for wide in (True, False):
                 name = f"time-line-{number}{'' if wide else '-narrow'}"
-                title = f"Time line of {run.name}" if len(self.runs) > 1 else "Time line"
+                title = f"Time line{self._of(run)}"
                 drawn = time_line.draw(name, title, run.spans, run.marks, wide)
                 figures.append(self._figure(drawn, "wide" if wide else "narrow", kept=wide))
-            found = report_tables.seconds(run), report_tables.events(run)
+            found = [] if len(self.runs) > 1 else [report_tables.seconds(run)]
+            found.append(report_tables.events(run, self._of(run)))
             tables += [table for table in found if table is not None]
-            sentences.append(
-                f"{run.name}: {run.seconds.goodput:.1%} of the time since the first start went into steps that count "
-                "(goodput)."
-            )
-        legend = [*time_line.GROUP_NAMES.items()] if figures else []
+            share = f"{run.seconds.goodput:.1%} of the time since the first start went into steps that count (goodput)."
+            sentences.append(f"{run.name}: {share}" if len(self.runs) > 1 else share)
+        if len(self.runs) > 1 and figures:
+            tables.insert(0, report_tables.shares(self.runs))
+        groups = {time_line.GROUPS[purpose] for run in self.runs for span in run.spans for purpose in span}
+        legend = [(group, name) for group, name in time_line.GROUP_NAMES.items() if group in groups]
         return Section("time", "Where the time went", figures, tables, sentences, legend=legend)
 
-    def _evaluations(self) -> Section:
-        tables = [table for run in self.runs if (table := report_tables.evaluations(run)) is not None]
-        missing = "Nothing was evaluated. data.validation and evaluate.every of the recipe make a run evaluate."
-        return Section("evaluations", "Evaluations", tables=tables, sentences=[] if tables else [missing])
-
-    def _classes(self) -> Section | None:
-        run = self.runs[0]
-        how = f"launcher evaluate {run.status.folder}"
-        if run.evaluation is None:
-            words = f"To add scores of classes, a confusion matrix and examples of confusions: {how}"
-            return Section("classes", "Classes and confusions", sentences=[words]) if _classifies(run) else None
-        found = report_tables.classes(run.evaluation), report_tables.matrix(run.evaluation)
-        confusions = report_tables.confusions(run.evaluation)
+    def _evaluations(self) -> list[Section]:
+        """Return the section of evaluations, and sections without content for what is not there."""
+        found = [report_tables.evaluations(run, self._of(run)) for run in self.runs]
+        missing = list[Section]()
+        if not any(found):
+            sentence = "None was recorded: data.validation and evaluate.every of a recipe make a run evaluate."
+            missing.append(Section("none", "Evaluations", sentences=[sentence]))
+        confusions, sentences = list[Confusion](), list[str]()
+        run, how = self.runs[0], f"launcher evaluate {self.runs[0].status.folder}"
+        if len(self.runs) == 1 and run.evaluation is not None:
+            found += [report_tables.classes(run.evaluation), report_tables.matrix(run.evaluation)]
+            confusions = report_tables.confusions(run.evaluation)
+            if confusions and not any(one.examples for one in confusions):
+                sentences = [f"The evaluation has no examples of confusions. To add them: {how}"]
+        elif len(self.runs) == 1 and _classifies(run):
+            sentence = f"Scores, the confusion matrix and examples of confusions come from: {how}"
+            missing.append(Section("classes", "Classes", sentences=[sentence]))
         tables = [table for table in found if table is not None]
-        sentences = list[str]()
-        if confusions and not any(one.examples for one in confusions):
-            sentences = [f"The evaluation has no examples of confusions. To add them: {how}"]
-        if not tables:
-            return None
-        return Section("classes", "Classes and confusions", tables=tables, sentences=sentences, confusions=confusions)
+        there = Section("evaluations", "Evaluations", tables=tables, sentences=sentences, confusions=confusions)
+        return [there, *missing]
 
     def _recipes(self) -> Section:
-        texts = [(f"Recipe of {run.name}", run.recipe_text) for run in self.runs if run.recipe_text]
+        texts = [(f"Recipe{self._of(run)}", run.recipe_text) for run in self.runs if run.recipe_text]
         for run in self.runs:
             lines = [f"{name}: {value}" for name, value in report_tables.facts(run)]
-            texts += [(f"Versions of {run.name}", "\n".join(lines))] if lines else []
-        missing = [] if texts else ["The recipe of the run is missing."]
+            texts += [(f"Versions{self._of(run)}", "\n".join(lines))] if lines else []
+        missing = [] if texts else ["It is missing."]
         return Section("recipe", "Recipe" if len(self.runs) == 1 else "Recipes", texts=texts, sentences=missing)
 
     def _drawn(self, found: Sequence[Panel], kind: str = "", kept: bool = True) -> list[PageFigure]:

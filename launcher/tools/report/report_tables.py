@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from launcher.config.format import human
+from launcher.config.format import human, plural
 from launcher.config.strict_json import shown
 from launcher.plan.run_estimates import duration
 from launcher.storage.ledger import PURPOSES
@@ -55,11 +55,11 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A frequent confusion with some of its samples."""
+    """A frequent confusion with some of its samples. `share`: of the true class's samples."""
 
     truth: str
     predicted: str
-    times: int
+    times: str
     share: float
     examples: Sequence[Example] = field(default=())
 
@@ -85,7 +85,9 @@ def summary(run: RunData) -> list[tuple[str, str]]:
         "goodput": f"{run.seconds.goodput:.1%}" if run.seconds else "",
         "restarts": str(sum(mark.kind == "restart" for mark in run.marks) or ""),
         "global batch": _plan(plan, "global_batch"),
-        "ranks": " ".join(filter(None, (_plan(plan, "ranks"), "on" if "device" in plan else "", _plan(plan, "device")))),
+        "ranks": " ".join(
+            filter(None, (_plan(plan, "ranks"), "on" if "device" in plan else "", _plan(plan, "device")))
+        ),
         "strategy": ", ".join(filter(None, (_plan(plan, "strategy"), _plan(plan, "precision")))),
         "model": _plan(plan, "model"),
         "parameters": _plan(plan, "parameters"),
@@ -114,7 +116,7 @@ def best_row(values: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float6
     return int(np.nanargmin(array) if metric in LESS_IS_BETTER else np.nanargmax(array))
 
 
-def evaluations(run: RunData) -> PageTable | None:
+def evaluations(run: RunData, of: str = "") -> PageTable | None:
     """Return the metrics by step; None: there are none. Of many evaluations, the first, the last, the best and some
     between them are listed."""
     series = run.metrics.evaluation
@@ -137,7 +139,21 @@ def evaluations(run: RunData) -> PageTable | None:
     baseline = ", ".join(f"{shown(_words(name))} {value:.4f}" for name, value in run.baseline.items())
     note += "Bold: the best of a column." + (f" Baseline: {baseline}." if baseline else "")
     header = ["step", *(shown(_words(name.removeprefix("eval/")), 30) for name in names)]
-    return PageTable(f"Evaluations of {run.name}", header, rows, text=0, note=note)
+    return PageTable(f"Evaluations{of}", header, rows, text=0, note=note)
+
+
+def shares(runs: Sequence[RunData]) -> PageTable:
+    """Return the share of the time by purpose, a row for each run with a ledger."""
+    known = [(run.name, run.seconds) for run in runs if run.seconds is not None and run.seconds.total > 0]
+    names = [name for name in PURPOSES if any(one.parts.get(name, 0.0) > 0 for _, one in known)]
+    rows = [
+        [
+            Cell(run), Cell(duration(one.total)), Cell(f"{one.goodput:.1%}"),
+            *(Cell(f"{one.parts.get(name, 0.0) / one.total:.1%}") for name in names),
+        ]
+        for run, one in known
+    ]  # fmt: skip
+    return PageTable("Share of the time by purpose", ["run", "time", "goodput", *names], rows)
 
 
 def seconds(run: RunData) -> PageTable | None:
@@ -154,19 +170,19 @@ def seconds(run: RunData) -> PageTable | None:
         if parts.get(name, 0.0) > 0
     ]  # fmt: skip
     rows.append([Cell("together"), Cell(""), Cell(duration(total)), Cell("100.0%")])
-    return PageTable(f"Seconds of {run.name} by purpose", ["purpose", "", "time", "share"], rows, 2, "bars")
+    return PageTable("Seconds by purpose", ["purpose", "", "time", "share"], rows, 2, "bars")
 
 
-def events(run: RunData) -> PageTable | None:
+def events(run: RunData, of: str = "") -> PageTable | None:
     """Return the events of the time line; None: there are none. Of many, the last ones."""
     rows = [[Cell(duration(max(0.0, m.time))), Cell(m.kind), Cell(m.text)] for m in run.marks]
     more = len(rows) - _EVENTS
     note = f"{more:,} earlier events are in {run.folder.job_log}." if more > 0 else ""
     header = ["after", "event", ""]
-    return PageTable(f"Events of {run.name}", header, rows[-_EVENTS:], 3, note=note) if rows else None
+    return PageTable(f"Events{of}", header, rows[-_EVENTS:], 3, note=note) if rows else None
 
 
-def slowest(run: RunData) -> PageTable | None:
+def slowest(run: RunData, of: str = "") -> PageTable | None:
     """Return how often each rank was the slowest; None: this is not recorded."""
     found = run.metrics.training.column("slowest_rank")
     found = found[np.isfinite(found)]
@@ -178,7 +194,7 @@ def slowest(run: RunData) -> PageTable | None:
         [Cell(f"rank {numbers[n]}"), Cell(f"{counts[n] / len(found):.1%}", share=counts[n] / len(found), group="holds")]
         for n in order.tolist()
     ]
-    return PageTable(f"Slowest ranks of {run.name}", ["rank", "slowest in"], rows, 1, "bars")
+    return PageTable(f"How often a rank was the slowest{of}", ["rank", "share"], rows, 1, "bars")
 
 
 def classes(evaluation: Evaluation) -> PageTable | None:
@@ -191,7 +207,10 @@ def classes(evaluation: Evaluation) -> PageTable | None:
     rows = [
         [
             Cell(shown(name, _CELL)),
-            *(Cell(f"{found[name].get(s, 0.0):,.0f}" if s == "support" else _number(found[name].get(s))) for s in scores),
+            *(
+                Cell(f"{found[name].get(s, 0.0):,.0f}" if s == "support" else _number(found[name].get(s)))
+                for s in scores
+            ),
         ]
         for name in names
     ]
@@ -212,7 +231,9 @@ def matrix(evaluation: Evaluation) -> PageTable | None:
         ]
         for row, label in enumerate(labels)
     ]  # fmt: skip
-    caption = f"Confusion matrix at step {evaluation.step:,}: a row for each true class, a column for each predicted one"
+    caption = (
+        f"Confusion matrix at step {evaluation.step:,}: a row for each true class, a column for each predicted one"
+    )
     return PageTable(caption, ["truth", *(shown(label, 40) for label in labels)], rows, 1, "matrix")
 
 
@@ -226,7 +247,7 @@ def confusions(evaluation: Evaluation) -> list[Confusion]:
         times = counts[row][column]
         some = [one.model_copy(update={"text": _cut(one.text)}) for one in examples[:3]]
         names = shown(pair[0], _CELL), shown(pair[1], _CELL)
-        found.append(Confusion(*names, round(times), times / max(1.0, sum(counts[row])), some))
+        found.append(Confusion(*names, plural(round(times), "time"), times / max(1.0, sum(counts[row])), some))
     return found
 
 
@@ -250,7 +271,9 @@ def overview(runs: Sequence[RunData]) -> PageTable:
     summaries = [dict(summary(run)) for run in runs]
     left_out = ("model", "global batch", "strategy", "parameters")
     names = list(dict.fromkeys(name for one in summaries for name in one if name not in left_out))
-    rows = [[Cell(run.name), *(Cell(one.get(name, "")) for name in names)] for run, one in zip(runs, summaries, strict=True)]
+    rows = [
+        [Cell(run.name), *(Cell(one.get(name, "")) for name in names)] for run, one in zip(runs, summaries, strict=True)
+    ]
     return PageTable("The runs", ["run", *names], rows, 2)
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from launcher.config import load, paths, strict_json
 from launcher.config.errors import UserError
+from launcher.config.format import plural
 from launcher.config.strict_json import Count, Stored, shown
 from launcher.config.types import JsonObject
 from launcher.plan.facts import of_run
@@ -193,12 +194,14 @@ def _time(event: Event) -> float:
 
 def _in_words(event: Event) -> str:
     """Return the details of an event."""
-    words = [f"{name} {event[name]}" for name in ("rank", "stage", "step", "ranks") if event.get(name) is not None]
-    why = event.get("why")
-    seconds = event.get("seconds")
-    words += [f"for {seconds:.0f} s"] if isinstance(seconds, int | float) else []
-    words += [str(why)] if isinstance(why, str) and why and why != "told" else []
-    words += ["asked to stop"] if why == "told" else []
-    error = str(event.get("error") or "").strip()
-    words += [error.splitlines()[0]] if error else []
-    return shown(", ".join(words), _TEXT)
+    at = f" at step {event['step']}" if isinstance(event.get("step"), int) else ""
+    if event["event"] == "started":
+        ranks = event.get("ranks")
+        return at.replace("at", "from").strip() + (f" on {plural(ranks, 'rank')}" if type(ranks) is int else "")
+    seconds, why, error = event.get("seconds"), event.get("why"), str(event.get("error") or "").strip()
+    who = f"rank {event['rank']}" if isinstance(event.get("rank"), int) else ""
+    what = "asked to stop" if why == "told" else why if isinstance(why, str) else ""
+    what = f"in {event['stage']}" if isinstance(event.get("stage"), str) else what
+    lasted = f" for {seconds:.0f} s" if isinstance(seconds, int | float) else ""
+    words = " ".join(filter(None, (who, what))) + at + lasted
+    return shown(f"{words}: {error.splitlines()[0]}" if error else words, _TEXT).strip()

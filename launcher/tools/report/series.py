@@ -85,7 +85,9 @@ class _Columns:
 
     def _flush(self, names: tuple[str, ...]) -> None:
         rows = self.waiting.pop(names)
-        self.chunks.append(({name: _numbers(values) for name, values in zip(names, zip(*rows), strict=True)}, len(rows)))
+        self.chunks.append(
+            ({name: _numbers(values) for name, values in zip(names, zip(*rows), strict=True)}, len(rows))
+        )
 
 
 def read(folder: RunDir) -> Metrics:

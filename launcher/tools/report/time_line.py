@@ -87,7 +87,10 @@ def draw(name: str, title: str, spans: Sequence[Mapping[Purpose, float]], marks:
         axes.tick_params(axis="y", length=0, labelcolor=palette.light("ink"))
         axes.spines["left"].set_visible(False)
         axes.set(xlim=(0, edges[-1] / size), ylim=(0, len(rows) + (0.9 if kinds else 0)), xlabel=f"time ({word})")
-        axes.set_xlabel(f"wall-clock time since the first start ({word})" if wide else f"since the first start ({word})")
+        axes.set_xlabel(
+            f"wall-clock time since the first start ({word})" if wide else f"since the first start ({word})"
+        )
+        axes.set_title(title)
         if kinds:
             figure.legend(loc="outside upper right", ncols=len(kinds), handlelength=1.0, columnspacing=1.2)
     return Drawing(name, _in_words(title, spans, marks), figure)
@@ -97,5 +100,7 @@ def _in_words(title: str, spans: Sequence[Mapping[Purpose, float]], marks: Seque
     totals = {purpose: sum(span.get(purpose, 0.0) for span in spans) for purpose in PURPOSES}
     whole = sum(totals.values()) or 1.0
     parts = [f"{purpose} {seconds / whole:.1%}" for purpose, seconds in totals.items() if seconds > 0]
-    kinds = [f"{sum(mark.kind == kind for mark in marks)} of kind {kind}" for kind in dict.fromkeys(m.kind for m in marks)]
+    kinds = [
+        f"{sum(mark.kind == kind for mark in marks)} of kind {kind}" for kind in dict.fromkeys(m.kind for m in marks)
+    ]
     return f"{title}: shares of the time: {', '.join(parts)}." + (f" Events: {', '.join(kinds)}." if kinds else "")
