@@ -17,8 +17,9 @@ HOSTILE = (
 
 
 def write(
-    folder: Path, *, steps: int = 400, labels: Sequence[str] = ("few", "many", "some"), text: str = "some words of a text",
-    lr: float = 1e-3, restarts: bool = False, seed: int = 0, recipe: dict[str, Any] | None = None,
+    folder: Path, *, steps: int = 400, labels: Sequence[str] = ("few", "many", "some"),
+    text: str = "some words of a text", lr: float = 1e-3, restarts: bool = False, seed: int = 0,
+    recipe: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """A run of a classifier on four ranks. `restarts`: it was killed, hung, rolled back and started again."""
     (folder / "report").mkdir(parents=True)

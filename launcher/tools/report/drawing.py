@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -16,6 +17,7 @@ from launcher.tools.report.series import Array, Thinned
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 _SIZE = (5.0, 3.1)
 """Width and height of a figure in inches: at the width of a phone, its texts have about the size of the page's."""
@@ -27,14 +29,16 @@ _LOGARITHMIC = 50
 """Ratio of the largest to the smallest value from which on an axis is logarithmic."""
 _NAME, _SHORT = 40, 20
 """Maximum characters of a name in a legend, and of names in two columns."""
-_SETTINGS = {
+_TITLE = 60
+"""Maximum characters of a title."""
+_SETTINGS: "dict[RcKeyType, object]" = {
     "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 10.5, "font.family": ["DejaVu Sans"],
     "axes.unicode_minus": False, "text.parse_math": False, "axes.formatter.use_mathtext": False,
     "path.simplify_threshold": 0.2, "axes.spines.top": False, "axes.spines.right": False,
     "text.color": palette.light("ink"), "axes.labelcolor": palette.light("muted"),
     "xtick.labelcolor": palette.light("muted"), "ytick.labelcolor": palette.light("muted"),
     "xtick.color": palette.light("grid"), "ytick.color": palette.light("grid"),
-    "axes.edgecolor": palette.light("grid"), "grid.color": palette.light("grid"), "axes.grid": True,
+    "axes.edgecolor": palette.light("grid"), "grid.color": palette.light("grid"),
     "axes.axisbelow": True, "axes.titleweight": "bold", "axes.titlesize": 11, "axes.titlelocation": "left",
     "legend.frameon": False, "legend.fontsize": 10, "legend.handlelength": 2.6, "figure.dpi": 72, "savefig.dpi": 180,
 }  # fmt: skip
@@ -105,6 +109,16 @@ def _in_words(line: Line) -> str:
     return f"{name}from {first:.4g} to {last:.4g}, lowest {low:.4g}, highest {high:.4g}"
 
 
+@contextmanager
+def settings(grid: bool = True) -> Iterator[None]:
+    """Draw with the settings of reports inside of the context. `grid`: whether axes have one."""
+    import matplotlib
+
+    more: dict[RcKeyType, object] = {"axes.grid": grid}
+    with matplotlib.rc_context({**_SETTINGS, **more}):
+        yield
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A drawn figure. `description`: its content in words."""
@@ -112,15 +126,12 @@ class Drawing:
     name: str
     description: str
     figure: "Figure"
-    settings: dict[str, object] = field(default_factory=lambda: {**_SETTINGS})
 
     def save(self, file: BinaryIO | Path, format: Literal["svg", "png"]) -> None:
         """Write the figure. A character that the font of a PNG does not have becomes a box, without a warning."""
-        import matplotlib
-
         ground = "none" if format == "svg" else palette.light("card")
         metadata = {"Date": None} if format == "svg" else {}
-        with matplotlib.rc_context(self.settings), warnings.catch_warnings():
+        with settings(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
             self.figure.savefig(file, format=format, facecolor=ground, edgecolor="none", metadata=metadata)
         self.figure.set_layout_engine("none")  # later formats keep this layout, which takes longest
@@ -128,10 +139,9 @@ class Drawing:
 
 def draw(panel: Panel) -> Drawing:
     """Draw a figure with lines."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):
+    with settings():
         labels = [line.label for line in panel.lines if line.label]
         labels += [name for name, there in ((panel.level_name, panel.level), (panel.mark_name, panel.marks)) if there]
         columns = 1 if max(map(len, labels), default=0) > _SHORT else 2
@@ -145,7 +155,7 @@ def draw(panel: Panel) -> Drawing:
         for number, place in enumerate(panel.marks):
             label = "" if number else panel.mark_name
             axes.axvline(place, color=palette.light("wasted"), linewidth=1.1, linestyle=(0, (1, 2)), label=label)
-        axes.set(xlabel=panel.axis, ylabel=panel.unit, title=panel.title)
+        axes.set(xlabel=panel.axis, ylabel=panel.unit, title=shown(panel.title, _TITLE))
         if panel.bounds:
             axes.set_ylim(*panel.bounds)
         _format(axes, panel.logarithmic)

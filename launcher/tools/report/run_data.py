@@ -112,7 +112,7 @@ def read_all(folders: Sequence[RunDir]) -> list[RunData]:
     statuses = run_status.read_statuses(folders, schedulers)
     names = [status.name for status in statuses]
     unique = [n if names.count(n) == 1 else shown(str(f.path), 200) for n, f in zip(names, folders, strict=True)]
-    return [_read(name, *pair) for name, *pair in zip(unique, folders, statuses, strict=True)]
+    return [_read(*of_run) for of_run in zip(unique, folders, statuses, strict=True)]
 
 
 def _read(name: str, folder: RunDir, status: RunStatus) -> RunData:
@@ -131,7 +131,7 @@ def _read(name: str, folder: RunDir, status: RunStatus) -> RunData:
     metrics = tried(lambda: series.read(folder), Metrics(nothing, nothing))
     if metrics.damaged:
         problems.append(f"{folder.metrics}: lines that are no records were left out: {metrics.damaged:,}")
-    recipe = tried(lambda: load.plain(folder.recipe), dict[str, object]()) if folder.recipe.is_file() else {}
+    recipe = tried(lambda: load.plain(folder.recipe), dict[str, object]()) if strict_json.exists(folder.recipe) else {}
     for file, what in ((folder.recipe, "its recipe"), (folder.metrics, "its curves"), (folder.plan, "its plan")):
         if not strict_json.exists(file):
             problems.append(f"{shown(str(file), _TEXT)}: missing, and {what} with it")

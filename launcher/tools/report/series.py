@@ -29,7 +29,7 @@ class Series:
 
     def column(self, name: str) -> Array:
         """Return a column; without any value if the records do not have it."""
-        return self.columns.get(name, np.full(len(self.steps), np.nan))
+        return self.columns[name] if name in self.columns else np.full(len(self.steps), np.nan)
 
     def has(self, name: str) -> bool:
         """Return whether any record has a finite value with this name."""
@@ -41,7 +41,8 @@ class Series:
         points, values = self.steps[known], self.column(name)[known]
         if not len(points):
             return np.full(len(steps), np.nan)
-        return np.interp(steps, np.append(0.0, points), np.append(0.0, values))
+        found: Array = np.interp(steps, np.append(0.0, points), np.append(0.0, values))
+        return found
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class _Columns:
 
     def series(self) -> Series:
         """Return the records that count: those after which no record of the same or an earlier step was written."""
-        for names in [*self.waiting]:
-            self._flush(names)
+        for waiting in [*self.waiting]:
+            self._flush(waiting)
         names = list(dict.fromkeys(name for chunk, _ in self.chunks for name in chunk))
         joined = {
             name: np.concatenate([chunk.get(name, np.full(size, np.nan)) for chunk, size in self.chunks])
@@ -86,7 +87,7 @@ class _Columns:
     def _flush(self, names: tuple[str, ...]) -> None:
         rows = self.waiting.pop(names)
         self.chunks.append(
-            ({name: _numbers(values) for name, values in zip(names, zip(*rows), strict=True)}, len(rows))
+            ({name: _numbers(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}, len(rows))
         )
 
 
@@ -118,7 +119,11 @@ def _numbers(values: Sequence[object]) -> Array:
     try:
         return np.array(values, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
-        return np.array([float(value) if isinstance(value, int | float) else np.nan for value in values])
+        return np.array([_number(value) for value in values])
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 62) else np.nan
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import io
 import re
 from xml.etree import ElementTree
 
+from launcher.config.strict_json import shown
 from launcher.tools.report import palette
 from launcher.tools.report.drawing import Drawing
 
@@ -12,6 +13,8 @@ _HEX = re.compile(r"#[0-9a-f]{6}\b")
 _FONT = re.compile(r"font: [^;]*?([\d.]+)px [^;]*")
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _DROPPED = ("metadata", "style")
+_DESCRIPTION = 4000
+"""Maximum characters of a description."""
 
 
 def inline(drawing: Drawing) -> str:
@@ -28,7 +31,7 @@ def inline(drawing: Drawing) -> str:
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.set("role", "img")
-    root.set("aria-label", drawing.description)
+    root.set("aria-label", shown(drawing.description, _DESCRIPTION))
     return ElementTree.tostring(root, encoding="unicode")
 
 

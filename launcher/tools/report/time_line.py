@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from launcher.storage.ledger import OF_STEPS, PURPOSES, LedgerLine, Purpose
 from launcher.tools.report import palette
-from launcher.tools.report.drawing import _SETTINGS, Drawing
+from launcher.tools.report.drawing import Drawing, settings
 from launcher.tools.report.series import Array
 
 GROUPS: dict[Purpose, str] = {
@@ -51,7 +52,7 @@ def shares(spans: Sequence[Mapping[Purpose, float]], bins: int) -> tuple[Array, 
 def roll_backs(lines: Sequence[LedgerLine]) -> list[Mark]:
     """Return the moments at which a process went back to an earlier step."""
     found = list[Mark]()
-    for before, after in zip(lines, lines[1:], strict=False):
+    for before, after in pairwise(lines):
         if before.process == after.process and (after.step or 0) < (before.step or 0):
             text = f"from step {before.step} to {after.step}"
             found.append(Mark("roll back", after.time - lines[0].begun, text))
@@ -60,7 +61,6 @@ def roll_backs(lines: Sequence[LedgerLine]) -> list[Mark]:
 
 def draw(name: str, title: str, spans: Sequence[Mapping[Purpose, float]], marks: Sequence[Mark], wide: bool) -> Drawing:
     """Draw the time line. `wide`: for a screen, else for a phone."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     edges, parts = shares(spans, 260 if wide else 110)
@@ -68,7 +68,7 @@ def draw(name: str, title: str, spans: Sequence[Mapping[Purpose, float]], marks:
     rows = [*parts]
     word, size = unit(float(edges[-1]))
     inches = 0.9 + 0.31 * (len(rows) + bool(kinds)) + 0.25 * bool(kinds)
-    with matplotlib.rc_context({**_SETTINGS, "axes.grid": False}):
+    with settings(grid=False):
         figure = Figure(figsize=(12.6 if wide else 5.0, inches), layout="constrained")
         axes = figure.add_subplot(facecolor="none")
         for number, purpose in enumerate(rows):

@@ -1,6 +1,7 @@
 """Pages of reports in a real browser: they fit, can be read, and load and run nothing."""
 
 import io
+import itertools
 import re
 
 import pytest
@@ -25,7 +26,8 @@ def pages(tmp_path_factory):
     name = "<img src=x onerror=alert(1)>&\"' {{ 7 * 7 }}"
     runs["hostile"] = report_runs.write(folder / name, labels=labels, text=report_runs.HOSTILE, recipe=hostile)
     (runs["hostile"] / "jobs.jsonl").open("a").write(
-        '{"event": "restarted", "job": "a", "why": "<b>failed</b>", "error": "<script>1</script>", "time": 1790000050}\n'
+        '{"event": "restarted", "job": "a", "why": "<b>failed</b>", "error": "<script>1</script>", '
+        '"time": 1790000050}\n'
     )
     bare = folder / "bare"
     bare.mkdir()
@@ -122,7 +124,7 @@ def test_a_reader_of_a_screen_has_headings_and_descriptions(browser, pages):
             for name in page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((e) => e.tagName)")
         ]
         assert levels[0] == 1 and levels.count(1) == 1
-        assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
         figures = page.get_by_role("img").all()
         labels = [figure.get_attribute("aria-label") for figure in figures]
         assert len(labels) > 8 and all(len(label) > 30 for label in labels)

@@ -72,10 +72,10 @@ def test_pictures_open_and_are_not_blank(real):
     assert names >= {"loss", "lr", "grad-norm", "tokens-per-second", "fill", "time-line-0", "ranks-0", "confusion-24"}
     for picture in pictures:
         with Image.open(picture) as image:
-            assert 500 < image.width < 3200 and 200 < image.height < 3200, picture.name
+            assert 400 < image.width < 3200 and 200 < image.height < 3200, picture.name
             pixels = np.asarray(image.convert("RGB"))
             assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, picture.name
-            assert (pixels[:8] > 240).all(), picture.name  # a margin, on the light ground
+            assert (pixels[:2] > 240).all(), picture.name  # a margin, on the light ground
 
 
 FILES = ["metrics.jsonl", "ledger.jsonl", "jobs.jsonl", "roll_backs.json", "plan.json", "facts.json", "recipe.yaml",
@@ -99,7 +99,7 @@ def test_of_a_damaged_run_the_rest_is_read(tmp_path, whole, file, damage):
     (run,) = run_data.read_all([run_data.find(str(folder))])
     ignored = damage == "missing" and file not in ("metrics.jsonl", "plan.json", "recipe.yaml")
     ignored |= (file, damage) in [
-        ("ledger.jsonl", "garbage"), ("jobs.jsonl", "garbage"), ("jobs.jsonl", "wrong values"),
+        ("ledger.jsonl", "garbage"), ("jobs.jsonl", "garbage"), ("plan.json", "wrong values"),
         ("environment.json", "wrong values"), ("recipe.yaml", "wrong values"), ("roll_backs.json", "wrong values"),
     ]  # fmt: skip
     assert any(file in problem for problem in run.problems) != ignored, run.problems
