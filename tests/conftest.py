@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import support
+from support import browser as browsers
 from support import warm_start
 
 from launcher.config import trust
@@ -60,6 +61,13 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     os.environ["LAUNCHER_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real browser (see support.browser)."""
+    with browsers.opened() as started:
+        yield started
 
 
 @pytest.fixture

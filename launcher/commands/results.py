@@ -1,9 +1,20 @@
 """Commands for what a run has learned."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
 from rich.console import Console
 
 from launcher.tools import command_exit
 from launcher.tools import command_options as options
+
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--to", metavar="FILE", help="The page (default: RUN/report/index.html; of several runs report/index.html)."
+    ),
+]
 
 
 def evaluate(
@@ -41,6 +52,13 @@ def compare(runs: options.RunFolders, sort: options.SortMetric = None, csv: opti
     tool.compare(runs, Console(), sort, csv)
 
 
+def report(runs: options.RunFolders, to: ReportFile = None) -> None:
+    """Write a page about runs: curves, where the time went, evaluations and confusions, with pictures beside it."""
+    from launcher.tools.report import report as tool
+
+    tool.report(runs, to, Console())
+
+
 def export(
     run: options.RunFolder,
     checkpoint: options.Checkpoint = "best",
@@ -61,4 +79,4 @@ def export(
     print(tool.export(run, chosen, to, shard_size, Console(stderr=True), compress, benchmark))
 
 
-COMMANDS = (evaluate, predict, compare, export)
+COMMANDS = (evaluate, predict, compare, report, export)

@@ -58,15 +58,25 @@ def account(
 
     Between two processes, differences of the wall clock that are negative, as after it was set back, count as 0.
     """
-    if not lines:
-        return None
+    return RunSeconds.of(_account(lines, hangs, saved, end).parts()) if lines else None
+
+
+def time_line(
+    lines: Sequence[LedgerLine], hangs: Sequence[Hang] = (), saved: int | None = None, end: float | None = None
+) -> list[dict[Purpose, float]]:
+    """Return the same seconds by purpose, from one line to the next, in the order in which they passed."""
+    stretches = _account(lines, hangs, saved, end).stretches if lines else []
+    return [{purpose: max(0.0, value) for purpose, value in one.seconds.items()} for one in stretches]
+
+
+def _account(lines: Sequence[LedgerLine], hangs: Sequence[Hang], saved: int | None, end: float | None) -> "_Account":
     run = _Account(lines[0], sorted(hangs))
     for line in lines:
         run.add(line)
     if saved is not None:
         run.throw_away(saved)
     run.finish(end)
-    return RunSeconds.of(run.parts())
+    return run
 
 
 @dataclass

@@ -94,3 +94,12 @@ def squad_best(score: Callable[[str, str], float], truths: Sequence[str], predic
     normalization do not count; if no other is left, the true answer is the empty text."""
     answers = [truth for truth in truths if squad_text(truth)] or [""]
     return max(score(truth, predicted) for truth in answers)
+
+
+def confusions(counts: Sequence[Sequence[float]] | NDArray[np.generic]) -> list[tuple[int, int]]:
+    """Return the pairs of a true and another predicted class that occur, the most frequent first. `counts`: a row for
+    each true class."""
+    values = np.array(counts)
+    np.fill_diagonal(values, 0)
+    order = np.argsort(-values, axis=None, kind="stable")[: np.count_nonzero(values)]
+    return [(int(n) // len(values), int(n) % len(values)) for n in order]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from launcher.plan.facts import Facts
 
 SCORES = ("precision", "recall", "f1")
+_CONFUSIONS, _EXAMPLES = 20, 3
+"""Maximum number of pairs of classes with examples, and of examples of each."""
 SCORES_AND_SUPPORT = (*SCORES, "support")
 
 
@@ -175,7 +177,8 @@ class SingleLabelTarget(TargetKind):
         confusion = np.zeros((0, 0))
         if len(truth):
             confusion = confusion_matrix(truth, predicted, labels=range(len(labels)))
-        return {"classes": classes, "confusion": confusion.tolist(), "labels": labels}
+        examples = confused(outputs, confusion, labels)
+        return {"classes": classes, "confusion": confusion.tolist(), "labels": labels, "examples": examples}
 
     def predictions(self, outputs: Outputs) -> list[JsonObject]:
         """Return the most probable class of each sample with its probability."""
@@ -195,6 +198,23 @@ def by_class(scores: Mapping[str, Array], labels: Sequence[str]) -> dict[str, fl
     return {
         f"{name}/{label}": float(value) for name in SCORES for label, value in zip(labels, scores[name], strict=True)
     }
+
+
+def confused(outputs: Outputs, confusion: Array, labels: Sequence[str]) -> list[JsonObject]:
+    """Return samples of the most frequent confusions, of each those with the most probable wrong class. `sample`: its
+    number among the evaluated samples."""
+    truth = np.array(outputs["label"], dtype=np.int64)
+    logits = np.stack(outputs["logits"]).astype(np.float64) if len(truth) else np.zeros((0, len(labels)))
+    shares = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
+    shares /= shares.sum(1, keepdims=True)
+    predicted = shares.argmax(1)
+    found = list[JsonObject]()
+    for row, column in _metrics.confusions(confusion)[:_CONFUSIONS]:
+        of_pair = np.flatnonzero((truth == row) & (predicted == column))
+        for n in of_pair[np.argsort(-shares[of_pair, column], kind="stable")][:_EXAMPLES].tolist():
+            names = {"truth": labels[row], "predicted": labels[column]}
+            found.append({"sample": n, **names, "probability": round(float(shares[n, column]), 4)})
+    return found
 
 
 def class_report(scores: Mapping[str, Array], labels: Sequence[str]) -> dict[str, dict[str, float]]:

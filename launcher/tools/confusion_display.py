@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from launcher.config.atomic_files import write_aside
+from launcher.tasks import _metrics
 
 _PAIRS = 10
 """Number of confusions to print if the matrix does not fit."""
@@ -27,7 +28,7 @@ def show(counts: Sequence[Sequence[int]], labels: Sequence[str], console: Consol
             console.print(table)
             console.print("confusion: rows are the truth, columns what was predicted", highlight=False)
             return
-    pairs = _pairs(counts)
+    pairs = _metrics.confusions(counts)
     table = Table(box=None, pad_edge=False)
     table.add_column("truth", overflow="fold")
     table.add_column("taken for", overflow="fold")
@@ -77,11 +78,3 @@ def _table(counts: Sequence[Sequence[int]], rows: Sequence[str], columns: Sequen
         cells = [f"[bold]{n:.0f}[/]" if number == column else f"{n:.0f}" if n else "·" for column, n in enumerate(row)]
         table.add_row(escape(label), *cells)
     return table
-
-
-def _pairs(counts: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """Return the pairs of a true and another predicted class that occur, the most frequent first."""
-    values = np.array(counts)
-    np.fill_diagonal(values, 0)
-    order = np.argsort(-values, axis=None, kind="stable")[: np.count_nonzero(values)]
-    return [(int(n) // len(values), int(n) % len(values)) for n in order]

@@ -1,19 +1,27 @@
 """`launcher evaluate`: evaluate a checkpoint on its run's validation data, print tables, and write a report."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from launcher.config import plugins
 from launcher.config.atomic_files import write
+from launcher.config.strict_json import shown
 from launcher.config.types import JsonObject
 from launcher.launch import execute, launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import topology, writable_folders
 from launcher.prepare import run_setup
+from launcher.prepare.prepared_samples import PreparedSamples
+from launcher.prepare.run_setup import PreparedRun
 from launcher.storage import disk_full, sound_checkpoints
 from launcher.storage.run_dir import RunDir
 from launcher.tools import confusion_display, tables
+
+_TOKENS, _TEXT = 200, 300
+"""Maximum number of tokens and of characters of the text of an example."""
 
 
 def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, console: Console) -> Outcome:
@@ -31,6 +39,8 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     if outcome.code:
         return outcome
     metrics, report = outcome.result["metrics"], outcome.result["report"]
+    if report.get("examples"):
+        report = {**report, "examples": _with_texts(report["examples"], prepared)}
     if as_json:
         print(json.dumps(metrics), flush=True)
     else:
@@ -42,6 +52,18 @@ def evaluate(run: str, which: str | int, ranks: int | None, as_json: bool, conso
     if not as_json:
         console.print(f"in {' and '.join(map(str, files))}", highlight=False, markup=False, soft_wrap=True)
     return outcome
+
+
+def _with_texts(examples: Sequence[JsonObject], run: PreparedRun) -> list[JsonObject]:
+    """Return the examples with their texts, decoded and cut, if the samples have tokens."""
+    from launcher.prepare import tokenizer
+
+    rows = PreparedSamples(run.prepared, "validation").rows([one["sample"] for one in examples])
+    if not plugins.task(run.recipe.inner_task).tokenized:
+        return [*examples]
+    words = tokenizer.load(str(run.folder.tokenizer), "tokenizer")
+    texts = [words.decode(row["input_ids"][:_TOKENS].tolist(), skip_special_tokens=True) for row in rows]
+    return [{**one, "text": shown(text, _TEXT)} for one, text in zip(examples, texts, strict=True)]
 
 
 def _show(

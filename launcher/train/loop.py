@@ -56,8 +56,6 @@ def train(run: Run) -> int:
             _finish(run, begun)
             begin_save(run)
 
-        if run.stragglers is not None:
-            run.stragglers.add(info.own)
         begun.append(begin_step(run, batch, info, begin))
         _finish(run, begun, left=_unread(run))
 
@@ -185,7 +183,8 @@ def _finish(run: Run, begun: list[BegunStep], left: int = 0) -> None:
         record = finish_step(run, one)
         measured = run.meter.measure(one.info, record["tokens"], record["seconds"]) if run.meter else {}
         goodput = {"goodput": round(run.ledger.goodput(), 4)} if run.ledger else {}
-        _log(run, {**record, **measured, **goodput})
+        spread = run.stragglers.add(one.info.own) if run.stragglers else {}
+        _log(run, {**record, **measured, **goodput, **spread})
         if "spike" in record:
             spikes.act(run, (one.step, record["loss"], record["grad_norm"]), one.usual)
 

@@ -27,7 +27,7 @@ _METRICS = 5
 _LANGUAGE = ("mlm", "causal_lm")
 _TABLES, _STEPS, _TAIL = 16, 20, 1 << 16
 """Maximum number of tables of training samples, of last steps, and of bytes at the end of the metrics, to read."""
-_BASELINES = {
+BASELINES = {
     "unigram_entropy": (
         "loss",
         1,
@@ -81,7 +81,7 @@ def notes(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> list[s
     """Return a note for each metric that is worse than its baseline."""
     worse_than = []
     for name, value in baseline.items():
-        metric, worse, what = _BASELINES.get(name, ("", 1, ""))
+        metric, worse, what = BASELINES.get(name, ("", 1, ""))
         reached = metrics.get(metric)
         if reached is not None and worse * (reached - value) > 0:
             side = "above" if worse > 0 else "below"

@@ -26,7 +26,19 @@ DESCRIPTIONS: dict[ledger.Purpose, str] = {
 
 
 def read(folder: RunDir, status: RunStatus) -> RunSeconds | None:
-    """Return the seconds of a run; None: it has no ledger. Raises DamagedFile.
+    """Return the seconds of a run; None: it has no ledger. Raises DamagedFile."""
+    return goodput.account(*_recorded(folder, status))
+
+
+def time_line(folder: RunDir, status: RunStatus) -> list[dict[ledger.Purpose, float]]:
+    """Return the seconds of a run by purpose, from one line of the ledger to the next. Raises DamagedFile."""
+    return goodput.time_line(*_recorded(folder, status))
+
+
+def _recorded(
+    folder: RunDir, status: RunStatus
+) -> tuple[list[ledger.LedgerLine], list[goodput.Hang], int | None, float | None]:
+    """Return the lines of the ledger, the hangs, the step from which the run resumes, and its end.
 
     A run that waits for its next start is down until now. Steps after the checkpoint of a run that has ended are lost.
     """
@@ -35,7 +47,7 @@ def read(folder: RunDir, status: RunStatus) -> RunSeconds | None:
     running, waiting = status.state.name == "running", status.state.name in _WAITING
     saved = None if running else status.checkpoint or 0
     ended = time.time() if waiting else None if running else end
-    return goodput.account(ledger.read(folder), goodput.hangs(events), saved, ended)
+    return ledger.read(folder), goodput.hangs(events), saved, ended
 
 
 def as_json(folder: RunDir, status: RunStatus) -> JsonObject | None:
