@@ -113,6 +113,13 @@ _UNUSED_SPIKE = {"tell": ("train.spike",), "skip": ("train.spike.leave_out",), "
 """Keys of spikes that affect nothing, by `train.on_spike`."""
 
 
+def flatten(value: object, path: str = "") -> JsonObject:
+    """Return the values of nested maps by their dotted keys. `path`: of the value itself, with a dot before it."""
+    if not (isinstance(value, dict) and value):
+        return {path.removeprefix("."): value}
+    return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
+
+
 def trajectory(recipe: Recipe) -> JsonObject:
     """Return the keys of a recipe that decide its training trajectory, in the resolved form.
 
@@ -120,12 +127,7 @@ def trajectory(recipe: Recipe) -> JsonObject:
     training, and `train.spike` if a spike does.
     """
 
-    def flatten(value: object, path: str) -> JsonObject:
-        if not (isinstance(value, dict) and value):
-            return {path.removeprefix("."): value}
-        return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
-
-    flat = flatten(recipe.model_dump(mode="json"), "")
+    flat = flatten(recipe.model_dump(mode="json"))
     steered = recipe.schedule.uses_evaluations or recipe.evaluate.patience is not None
     free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # evaluations affect training
     free += ["evaluate.save_best", *_UNUSED_SPIKE[recipe.train.on_spike]]

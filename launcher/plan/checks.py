@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -37,7 +38,7 @@ def check(
     problems = [
         *wrong, *world.problems(), *_precision(recipe, world), *_batch(recipe, world), *_evaluation(recipe, known),
         *_text(recipe), *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
-        *_passed_on(world.cluster),
+        *_passed_on(world.cluster), *_sink_packages(recipe, world),
         *attention_kernels.problems(recipe, world, trains=folder is not None),
         *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
     ]  # fmt: skip
@@ -63,6 +64,17 @@ def _passed_on(cluster: Cluster) -> Found:
     missing = [name for name in cluster.env_from if name not in os.environ]
     advice = "export it before this command, or take it out"
     return [f"--cluster {cluster.reference}: env_from: {name} is not set here ({advice})" for name in missing]
+
+
+def _sink_packages(recipe: Recipe, world: World) -> Found:
+    """Return a mistake for each sink whose package is not installed. The packages of other machines are not known."""
+    if not world.cluster.scheduler.on_this_machine:
+        return []
+    missing = [sink.kind for sink in recipe.sinks if not all(map(find_spec, sink.optional_modules))]
+    return [
+        Problem("sinks", f"{kind} is not installed (pip install 'launcher[{kind}]', or leave it out)")
+        for kind in missing
+    ]
 
 
 def _resumed_files(recipe: Recipe, folder: RunDir, mistaken: bool) -> Found:
