@@ -14,7 +14,7 @@ from launcher.config.base_model import hint
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human
-from launcher.config.recipe import Fraction, Recipe
+from launcher.config.recipe import Fraction, Recipe, Share
 from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.plan import attention_kernels, facts, layout, memory, model_requirements, model_spec
 from launcher.plan.facts import Facts
@@ -133,8 +133,19 @@ def _training(recipe: Recipe, known: Facts | None) -> Found:
         out.append(Problem("model.unfreeze_at", what))
     if train.padding_free is True and (reason := _padding_free_error(recipe)):
         out.append(Problem("train.padding_free", f"{reason} (take auto)"))
-    if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
+    return [*out, *_held_out(recipe)]
+
+
+def _held_out(recipe: Recipe) -> Found:
+    """Return mistakes about validation, test and folds."""
+    data, out = recipe.data, Found()
+    if isinstance(data.validation, Fraction) and data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
+    if isinstance(data.test, Share) and data.test.fraction > 0.5:
+        out.append(Problem("data.test.fraction", "more than half of the data would be held out"))
+    if data.folds is not None:
+        one = f"data.folds=null data.validation='{{fold: 0, of: {data.folds}}}'"
+        out.append(Problem("data.folds", f"only `launcher run` trains all folds (one fold: {one})"))
     return out
 
 
