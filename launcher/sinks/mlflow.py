@@ -160,5 +160,8 @@ class Sink(sinks.Sink[Config]):
 
 
 def _name(key: str) -> str:
-    """Return a key with the characters that MLflow allows."""
-    return re.sub(r"[^\w. :/-]|(?<=/)(?=/)|\.(?=\.)", "_", key)
+    """Return a key as a name of MLflow. The label of a metric by class follows a dot, since in files MLflow makes
+    eval/f1/LABEL a file below eval/f1, which is one already."""
+    *groups, last = key.split("/", 2)
+    name = f"{'/'.join(groups)}.{last.replace('/', '_')}" if len(groups) > 1 else key
+    return re.sub(r"[^\w. :/-]", "_", name)
