@@ -91,7 +91,7 @@ def measure(small: str, large: str, to: str, shard_size: str) -> None:
     """In a process of its own. The small export before it has everything imported."""
     from rich.console import Console
 
-    from launcher.tools.export import export
+    from launcher.tools.export.export import export
 
     export(small, "latest", Path(f"{to}-small"), "1GiB", Console(stderr=True))
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

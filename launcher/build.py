@@ -20,7 +20,7 @@ from launcher.models._adaptation import frozen
 from launcher.models._transformers import save_configuration
 from launcher.plan import checkpoint_interval, layout, model_requirements, padding_probe, sample_order
 from launcher.plan.facts import Facts, total_steps
-from launcher.prepare import checkpoint_references, remote_code, run_setup
+from launcher.prepare import checkpoint_references, remote_code, run_setup, separate_test
 from launcher.prepare.prepared_samples import PreparedSamples
 from launcher.storage import cache_root, roll_backs, token_limit
 from launcher.storage.checkpoint_format import SavedCheckpoint
@@ -55,10 +55,11 @@ def build(
     stop: StopMonitor,
     resume: SavedCheckpoint | None,
     workers: int | None = None,
+    split: str = "validation",
 ) -> tuple[Run, list[str]]:
     """Build a rank's run without its sinks, and return it with notes for the user. `resume`: the checkpoint to continue
-    from; its step decides which parameters train. `workers`: loader processes; None: as in the recipe. Raises
-    UserError."""
+    from; its step decides which parameters train. `workers`: loader processes; None: as in the recipe. `split`: the
+    side to evaluate. Raises UserError."""
     recipe, facts = run.recipe, run.facts
     process = dataclasses.replace(
         process, tensor_parallel=recipe.tensor_parallel, timeout=timedelta(minutes=run.cluster.timeout)
@@ -68,7 +69,7 @@ def build(
     task = plugins.task(recipe.task)(recipe.task, facts)
     left_out, max_tokens = process.broadcast(_found_before(run, process.world) if process.rank == 0 else None)
     task.length_multiple = _token_batches.LENGTH_MULTIPLES.get(process.device.type, 1)
-    batches, validation = _batches(run, task, process, max_tokens)
+    batches, validation = _batches(run, task, process, max_tokens, split)
     start, weights = resume.step if resume else 0, resume is None or not checkpoint_references.replaced(recipe)
     model, notes = _model(run, process, start, weights)
     notes += kernel_settings.notes(recipe.train.precision, process.device)
@@ -117,9 +118,9 @@ def _found_before(run: run_setup.PreparedRun, ranks: int) -> tuple[list[int], in
 
 
 def _batches(
-    run: run_setup.PreparedRun, task: Task, process: ProcessGroup, max_tokens: int | None
+    run: run_setup.PreparedRun, task: Task, process: ProcessGroup, max_tokens: int | None, split: str
 ) -> tuple[RankBatches, Parts | None]:
-    """Return this rank's part of the training batches, and of the validation samples (None: there are none).
+    """Return this rank's part of the training batches, and of the samples of the side `split` (None: there are none).
     `max_tokens`: of a micro-batch."""
     recipe, facts = run.recipe, run.facts
     rank, world = process.data_parallel_rank, process.data_parallel_size
@@ -128,9 +129,9 @@ def _batches(
         recipe.seed, Stream.MASK, rank, world, max_tokens,
         recipe.data.max_length if recipe.packed else None, total_steps(recipe, facts),
     )  # fmt: skip
-    if "validation" not in facts.samples:
+    if split not in facts.samples:
         return training, None
-    samples = PreparedSamples(run.prepared, "validation")
+    samples = PreparedSamples(separate_test.folder_of(facts, run.prepared) if split == "test" else run.prepared, split)
     return training, Parts(samples, task, recipe.seed, rank, world, recipe.train.max_tokens, recipe.packed)
 
 

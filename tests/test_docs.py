@@ -140,6 +140,8 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("deepspeed|srun|mpirun", plan_worker, "8 ranks, GPUs or Slurm: tests/test_starts.py and tests/slurm start them"),
     ("launcher run R name=[ab]", plan, "trains: tests/test_trajectory.py compares the digests of layouts"),
     ("launcher (run|compare) .*seed", parse, "trains two runs: tests/tools/test_seeds.py does"),
+    ("launcher run .*folds", parse, "trains five runs: tests/tools/test_folds.py trains three"),
+    ("launcher evaluate .*--split test", parse, "needs a test set: tests/tools/test_folds.py has one"),
     ("launcher run bert-text-classification", parse, "needs a model of the hub"),
     ("python -m benchmarks.gpu", check_gpu, "needs a GPU, or minutes: tests/test_gpu.py runs parts of it"),
     ("launcher parity", parse, "starts every layout: tests/tools/test_parity.py compares them"),

@@ -139,14 +139,17 @@ def test_a_lost_rank_is_restarted_where_restarts_are_allowed_and_wandb_has_one_r
     )
     assert "rank 0 was killed by SIGKILL" in again.stderr
     assert [r["step"] for r in support.records("runs/again") if "loss" in r] == [*range(1, 38), 36, 37]
-    support.launcher(*command, f"sinks=[jsonl, {offline}]")
+    done = support.launcher(*command, f"sinks=[jsonl, {offline}]")
     same(support.steps("runs/one"), support.steps("runs/again"))
 
     files = sorted(Path("runs/again/wandb").glob("offline-run-*/*.wandb"))  # by when they were begun
     starts = [[*wandb_file.records(file)] for file in files]
     (run_id,) = {r.run.run_id for start in starts for r in start if r.WhichOneof("record_type") == "run"}
     assert len(starts) == 3 and Path("runs/again/wandb.id").read_text() == run_id
-    logged = {row["step"]: row["loss"] for row in wandb_file.history(starts[-1]) if "loss" in row}
+    rows = [row for row in wandb_file.history(starts[-1]) if "loss" in row]
+    logged = {row["step"]: row["loss"] for row in rows}
+    assert [row["step"] for row in rows] == sorted(logged) and len(rows) == len(logged) == 60
+    assert f"wandb sync {files[-1].parent}" in done.stdout
     assert logged == {step: record["loss"] for step, record in support.steps("runs/again").items()}
 
 

@@ -19,15 +19,16 @@ def plan(
     """Show every number and every mistake of a run, and start nothing."""
     from launcher.config import load, plugins
     from launcher.prepare import run_setup
-    from launcher.tools import tables
+    from launcher.tools import folds, tables
     from launcher.tools.memory import memory_trace
 
     profile, overrides = load.profile(cluster, overrides or [])
     profile = plugins.scheduler(profile.scheduler).complete(profile)
     loaded = load.recipe(recipe, overrides)
-    decided = run_setup.dry_run(loaded, profile, ranks)
+    first = folds.each(loaded)[0]
+    decided = folds.noted(run_setup.dry_run(first, profile, ranks), loaded)
     if trace:
-        decided = memory_trace.traced(decided, run_setup.pinned(loaded))
+        decided = memory_trace.traced(decided, run_setup.pinned(first))
     if json:
         print(output_streams.as_json(decided.model_dump_json(indent=1)))
     else:
@@ -43,11 +44,16 @@ def prepare(
 ) -> None:
     """Read, tokenise and store the recipe's data once; download its model."""
     from launcher.config import load
+    from launcher.config.errors import UserError
     from launcher.prepare import run_setup
-    from launcher.tools import tables
+    from launcher.tools import folds, tables
 
-    folder, facts = run_setup.prepare(load.recipe(recipe, overrides or []), processes, to)
-    tables.print_facts(facts, folder, Console())
+    runs = folds.each(load.recipe(recipe, overrides or []))
+    if to is not None and len(runs) > 1:
+        raise UserError(f"--to {to}: a bundle has the data of one run, not of {len(runs)} folds")
+    for one in runs:
+        folder, facts = run_setup.prepare(one, processes, to)
+        tables.print_facts(facts, folder, Console())
 
 
 def debug(

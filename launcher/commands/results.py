@@ -1,5 +1,6 @@
 """Commands for what a run has learned."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,17 +18,28 @@ ReportFile = Annotated[
 ]
 
 
+class _Side(StrEnum):
+    """Sides of the data that can be evaluated."""
+
+    validation = "validation"
+    test = "test"
+
+
+Split = Annotated[_Side, typer.Option("--split", metavar="SIDE", help="validation or test (see data.test).")]
+
+
 def evaluate(
     run: options.RunFolder,
     checkpoint: options.Checkpoint = "latest",
+    split: Split = _Side.validation,
     ranks: options.Ranks = None,
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
-    """Compute the metrics of a checkpoint on validation data, with a report in RUN/report."""
+    """Compute the metrics of a checkpoint on validation or test data, with a report in RUN/report."""
     from launcher.tools import evaluate as tool
 
-    command_exit.leave(tool.evaluate(run, options.checkpoint(checkpoint), ranks, json, Console()))
+    command_exit.leave(tool.evaluate(run, options.checkpoint(checkpoint), ranks, json, Console(), split.value))
 
 
 def predict(

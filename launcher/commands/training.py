@@ -17,9 +17,9 @@ def run(
     bundle: options.Bundle = None,
     trust: options.Trust = None,
 ) -> None:
-    """Plan, prepare and train here, once for each seed. A run folder with a checkpoint is resumed."""
+    """Plan, prepare and train here, once for each seed or fold. A run folder with a checkpoint is resumed."""
     from launcher.config import load
-    from launcher.tools import run_command, seeds
+    from launcher.tools import folds, run_command, seeds
 
     file, overrides = command_exit.recipe_of(bundle, recipe, overrides or [])
     restarts = [] if max_restarts is None else [f"cluster.max_restarts={max_restarts}"]
@@ -27,6 +27,8 @@ def run(
     run_command.check_starts_here(file, overrides, profile)
     loaded = load.recipe(file, overrides)
     train = seeds.train if loaded.value.seeds > 1 else run_command.train
+    if loaded.value.data.folds is not None:
+        train = folds.train
     command_exit.leave(train(loaded, profile, ranks, resume, via.value))
 
 

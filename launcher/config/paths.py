@@ -11,7 +11,8 @@ RUNS = Path("runs")
 """Folder of run folders, in the current folder."""
 
 RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan.json", "facts.json", "environment.json"
-METRICS, JOB_LOG, LEDGER, WANDB_ID = "metrics.jsonl", "jobs.jsonl", "ledger.jsonl", "wandb.id"
+METRICS, JOB_LOG, LEDGER = "metrics.jsonl", "jobs.jsonl", "ledger.jsonl"
+WANDB_ID, MLFLOW_ID = "wandb.id", "mlflow.id"
 ROLL_BACKS, TOKEN_LIMIT, MEMORY_ID = "roll_backs.json", "max_tokens.json", "memory.id"
 CHECKPOINTS, TOKENIZER, MODEL, JOBS, LOGS, REPORT = "checkpoints", "tokenizer", "model", "jobs", "logs", "report"
 """Files and folders of a run."""

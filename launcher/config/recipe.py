@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from launcher.config.base_model import Strict, matching
 from launcher.config.kinds import plugin
@@ -20,19 +21,46 @@ Schedule = Annotated[SerializeAsAny[ScheduleConfig], plugin("lr_schedules", Sche
 Sink = Annotated[SerializeAsAny[Plugin], plugin("sinks")]
 
 
-class Fraction(Strict):
-    """A share of the training documents, held out for validation. A hash of the content selects them."""
+class Share(Strict):
+    """A share of the training documents, held out. A hash of the content selects them."""
 
     fraction: float = Field(gt=0, lt=1)
     """Share of the documents, between 0 and 1."""
+
+
+class Fraction(Share):
+    """A share of the training documents, held out for validation. A hash of the content selects them."""
+
     stratify: Literal["none", "auto"] = "none"
     """`auto`: hold out the same share of each label, if rows have one label; `none`: ignore labels."""
 
 
+class Fold(Strict):
+    """One of several parts of the training documents, held out for validation. A hash of the content selects them."""
+
+    fold: int = Field(ge=0)
+    """Number of the part, from 0."""
+    of: int = Field(ge=2)
+    """Number of parts."""
+
+    @field_validator("of")
+    @classmethod
+    def _has_fold(cls, of: int, info: ValidationInfo) -> int:
+        if info.data.get("fold", 0) >= of:
+            raise PydanticCustomError("fold", "there is no fold {fold} (0 to {last})", {**info.data, "last": of - 1})
+        return of
+
+
 def _validation(value: object) -> object:
     if isinstance(value, dict) and "kind" not in value:
-        return Fraction.model_validate(value)
-    return value if value is None or isinstance(value, Fraction) else plugin("data").func(value)  # type: ignore[call-arg]
+        return (Fold if {"fold", "of"} & value.keys() else Fraction).model_validate(value)
+    return value if value is None or isinstance(value, Fraction | Fold) else plugin("data").func(value)  # type: ignore[call-arg]
+
+
+def _test(value: object) -> object:
+    if isinstance(value, dict) and "kind" not in value:
+        return Share.model_validate(value)
+    return value if value is None or isinstance(value, Share) else plugin("data").func(value)  # type: ignore[call-arg]
 
 
 class Data(Strict):
@@ -40,8 +68,14 @@ class Data(Strict):
 
     train: Source
     """Source of the training rows."""
-    validation: Annotated[SerializeAsAny[Fraction | Plugin] | None, BeforeValidator(_validation)] = None
-    """Source of the validation rows, or `{fraction: 0.02}` of the training rows. Default: no evaluation."""
+    validation: Annotated[SerializeAsAny[Fraction | Fold | Plugin] | None, BeforeValidator(_validation)] = None
+    """Source of the validation rows, or `{fraction: 0.02}` of the training rows, or one of several folds of them:
+    `{fold: 0, of: 5}`. Default: no evaluation."""
+    test: Annotated[SerializeAsAny[Share | Plugin] | None, BeforeValidator(_test)] = None
+    """Source of the test rows, or `{fraction: 0.1}` of the training rows. Only `launcher evaluate RUN --split test`
+    reads them. Default: no test set."""
+    folds: int | None = Field(None, ge=2)
+    """Number of folds of a cross-validation: `launcher run` trains a run for each, which validates it."""
     max_length: int = Field(128, gt=2)
     """Maximum number of tokens of a sample, special tokens included."""
     deduplicate: bool = False
@@ -113,6 +147,13 @@ _UNUSED_SPIKE = {"tell": ("train.spike",), "skip": ("train.spike.leave_out",), "
 """Keys of spikes that affect nothing, by `train.on_spike`."""
 
 
+def flatten(value: object, path: str = "") -> JsonObject:
+    """Return the values of nested maps by their dotted keys. `path`: of the value itself, with a dot before it."""
+    if not (isinstance(value, dict) and value):
+        return {path.removeprefix("."): value}
+    return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
+
+
 def trajectory(recipe: Recipe) -> JsonObject:
     """Return the keys of a recipe that decide its training trajectory, in the resolved form.
 
@@ -120,15 +161,12 @@ def trajectory(recipe: Recipe) -> JsonObject:
     training, and `train.spike` if a spike does.
     """
 
-    def flatten(value: object, path: str) -> JsonObject:
-        if not (isinstance(value, dict) and value):
-            return {path.removeprefix("."): value}
-        return {k: v for key, item in value.items() for k, v in flatten(item, f"{path}.{key}").items()}
-
-    flat = flatten(recipe.model_dump(mode="json"), "")
+    flat = flatten(recipe.model_dump(mode="json"))
     steered = recipe.schedule.uses_evaluations or recipe.evaluate.patience is not None
     free = [key for key in PERFORMANCE if not (steered and key == "evaluate")]  # evaluations affect training
     free += ["evaluate.save_best", *_UNUSED_SPIKE[recipe.train.on_spike]]
+    if not isinstance(recipe.data.test, Share):  # else it leaves the training rows as they are
+        free.append("data.test")
     for key in ("task.samples", "task.task.samples"):
         if flat.get(key) == "packed":  # packing affects speed only
             flat[key] = "documents"

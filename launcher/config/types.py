@@ -49,6 +49,9 @@ class Plugin(Strict):
     kind: str
     """Name of the kind, which is its module's name, or a dotted path to your own module."""
 
+    optional_modules: ClassVar[tuple[str, ...]] = ()
+    """Optional modules that the kind imports. The launcher's extra that installs them has the name of the kind."""
+
     @property
     def runs_own_code(self) -> bool:
         """Whether the plug-in runs the user's own code, so that facts about it must not be cached."""

@@ -34,8 +34,8 @@ class Launch:
 
     `ranks`: number of ranks. `threads`: CPU threads of each rank. `restart_window`: seconds without a failure after
     which restarts count from 0 again; None: never. `timeout`: minutes for which ranks wait for each other. `watchdog`:
-    detection of training ranks that hang. `checkpoint`: which one to evaluate. `steps`: number of steps of the run (0:
-    not known yet), or to measure. `argv`: module that starts the ranks (torchrun, accelerate), and its arguments;
+    detection of training ranks that hang. `checkpoint`, `split`: what to evaluate. `steps`: number of steps of the run
+    (0: not known yet), or to measure. `argv`: module that starts the ranks (torchrun, accelerate), and its arguments;
     empty: an elastic agent in this process starts them.
     """
 
@@ -49,6 +49,7 @@ class Launch:
     watchdog: Watchdog = field(default_factory=lambda: Watchdog(seconds="off"))
     job: Literal["train", "evaluate", "measure"] = "train"
     checkpoint: str | int = "latest"
+    split: str = "validation"
     steps: int = 0
     env: dict[str, str] = field(default_factory=dict)
     argv: tuple[str, ...] = ()

@@ -41,10 +41,12 @@ def environment(cluster: Cluster) -> dict[str, str]:
     return env_vars.of_interface(cluster.interface) | cluster.env
 
 
-def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int) -> Launch:
-    """Return the launch of ranks that evaluate a checkpoint."""
-    folder, threads = Path(plan.folder), plan.threads or 1
-    return Launch(folder, plan.ranks, plan.device, threads, job="evaluate", checkpoint=checkpoint, env=dict(env))
+def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int, split: str = "validation") -> Launch:
+    """Return the launch of ranks that evaluate a checkpoint on a side of the data."""
+    return Launch(
+        Path(plan.folder), plan.ranks, plan.device, plan.threads or 1, job="evaluate", checkpoint=checkpoint,
+        split=split, env=dict(env),
+    )  # fmt: skip
 
 
 def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:

@@ -110,7 +110,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
             process_group.exchange(group)
         process_group.first_all_reduce(group)
         if launch.job == "evaluate":
-            return RankReport(DONE, result=rank_jobs.evaluate(launch.folder, group, launch.checkpoint))
+            return RankReport(DONE, result=rank_jobs.evaluate(launch.folder, group, launch.checkpoint, launch.split))
         if launch.job == "measure":
             return RankReport(DONE, result=rank_jobs.measure(launch.folder, group, stop, launch.steps))
         code = rank_training.train(launch.folder, group, stop, heartbeat)

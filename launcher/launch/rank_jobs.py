@@ -37,18 +37,18 @@ class Measurement(TypedDict):
     stopped: bool
 
 
-def evaluate(folder: Path, group: ProcessGroup, which: str | int) -> Evaluation:
-    """Return the metrics of a checkpoint on the run's validation data, the same on every rank. `which`: latest, best,
-    or a step. Raises UserError."""
+def evaluate(folder: Path, group: ProcessGroup, which: str | int, split: str = "validation") -> Evaluation:
+    """Return the metrics of a checkpoint on the run's validation or test data, the same on every rank. `which`: latest,
+    best, or a step. Raises UserError."""
     run = run_setup.load(folder)
     generates = run.recipe.inner_task.generates
     recipe = layout.runnable(run.recipe, group.world, whole=generates)
     run = dataclasses.replace(run, recipe=attention_kernels.runnable(recipe, group.device.type))
     with rank_errors.explained(run, group, heartbeat := Heartbeat()):
-        built, _ = build(run, group, StopMonitor(), run.folder.saved(which))
+        built, _ = build(run, group, StopMonitor(), run.folder.saved(which), split=split)
         heartbeat.beat(Stage.EVALUATING)
         if built.validation is None:
-            where = f"{run.folder.recipe}: data.validation"
+            where = f"{run.folder.recipe}: data.{split}"
             raise UserError(f"{where}: there is nothing to evaluate on (add it to the recipe)")
         task = built.task
         outputs = loop.outputs(built, evaluation.Generating(task, built.engine.unwrapped) if generates else task)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ from launcher.config.base_model import hint
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human
-from launcher.config.recipe import Fraction, Recipe
+from launcher.config.recipe import Fraction, Recipe, Share
 from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.plan import attention_kernels, facts, layout, memory, model_requirements, model_spec
 from launcher.plan.facts import Facts
@@ -37,7 +38,7 @@ def check(
     problems = [
         *wrong, *world.problems(), *_precision(recipe, world), *_batch(recipe, world), *_evaluation(recipe, known),
         *_text(recipe), *_training(recipe, known), *world.cluster.scheduler.problems(recipe, world.cluster),
-        *_passed_on(world.cluster),
+        *_passed_on(world.cluster), *_sink_packages(recipe, world),
         *attention_kernels.problems(recipe, world, trains=folder is not None),
         *next(filter(None, (layout.misfits(recipe, size) for size in world.sizes)), []),
     ]  # fmt: skip
@@ -63,6 +64,17 @@ def _passed_on(cluster: Cluster) -> Found:
     missing = [name for name in cluster.env_from if name not in os.environ]
     advice = "export it before this command, or take it out"
     return [f"{cluster.place('env_from')}: {name} is not set here ({advice})" for name in missing]
+
+
+def _sink_packages(recipe: Recipe, world: World) -> Found:
+    """Return a mistake for each sink whose package is not installed. The packages of other machines are not known."""
+    if not world.cluster.scheduler.on_this_machine:
+        return []
+    missing = [sink.kind for sink in recipe.sinks if not all(map(find_spec, sink.optional_modules))]
+    return [
+        Problem("sinks", f"{kind} is not installed (pip install 'launcher[{kind}]', or leave it out)")
+        for kind in missing
+    ]
 
 
 def _resumed_files(recipe: Recipe, folder: RunDir, mistaken: bool) -> Found:
@@ -120,8 +132,19 @@ def _training(recipe: Recipe, known: Facts | None) -> Found:
         out.append(Problem("model.unfreeze_at", what))
     if train.padding_free is True and (reason := _padding_free_error(recipe)):
         out.append(Problem("train.padding_free", f"{reason} (take auto)"))
-    if isinstance(recipe.data.validation, Fraction) and recipe.data.validation.fraction > 0.5:
+    return [*out, *_held_out(recipe)]
+
+
+def _held_out(recipe: Recipe) -> Found:
+    """Return mistakes about validation, test and folds."""
+    data, out = recipe.data, Found()
+    if isinstance(data.validation, Fraction) and data.validation.fraction > 0.5:
         out.append(Problem("data.validation.fraction", "more than half of the data would be held out"))
+    if isinstance(data.test, Share) and data.test.fraction > 0.5:
+        out.append(Problem("data.test.fraction", "more than half of the data would be held out"))
+    if data.folds is not None:
+        one = f"data.folds=null data.validation='{{fold: 0, of: {data.folds}}}'"
+        out.append(Problem("data.folds", f"only `launcher run` trains all folds (one fold: {one})"))
     return out
 
 

@@ -52,7 +52,7 @@ class TruncationCounts(Strict):
 
 
 class Facts(Strict):
-    """Facts about prepared data. A side is train or validation."""
+    """Facts about prepared data. A side is train, validation or test."""
 
     digest: str
     """Digest of the content."""
@@ -92,6 +92,10 @@ class Facts(Strict):
     """Remarks of the preparation."""
     cut: dict[str, TruncationCounts] = {}
     """What truncation cut, by side."""
+    test_digest: str = ""
+    """Digest of a test set with sources of its own, which is the name of its prepared folder."""
+    test_baseline: dict[str, float] = {}
+    """Metrics that label frequencies alone would reach on the test samples."""
     token_ids: dict[str, Count] = {}
     """Ids of the tokens that the task names."""
     shape: tuple[Count, ...] = ()

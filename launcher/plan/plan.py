@@ -81,6 +81,8 @@ class Plan(Strict):
     """Expected share of computed positions that are tokens."""
     documents: int | None = None
     """Training documents."""
+    held_out: dict[str, int] = {}
+    """Samples of each side that is not trained: validation and test."""
     left_out: dict[str, int] = {}
     """Rows that gave no sample, by reason."""
     labels: str = ""
@@ -181,6 +183,11 @@ class _Totals:
         )
 
 
+def held_out(known: Facts) -> dict[str, int]:
+    """Return the number of samples of each side that is not trained."""
+    return {side: count for side, count in known.samples.items() if side != "train"}
+
+
 def make(
     recipe: Recipe,
     cluster: Cluster,
@@ -222,7 +229,7 @@ def make(
         precision=recipe.train.precision, global_batch=recipe.train.global_batch, micro_batches=micro_batches,
         micro_samples=micro_samples, steps=total.steps, epochs=total.epochs, samples=total.samples,
         tokens=total.tokens, fill=padding_estimate.expected(recipe, known, count),
-        documents=known.documents.get("train"), left_out=known.left_out,
+        documents=known.documents.get("train"), held_out=held_out(known), left_out=known.left_out,
         sources=_sources(recipe, facts, total.samples), labels=_labels(recipe, facts),
         # what it takes
         parameters=shape.parameters, trained=shape.trained, parts=shape.parts,

@@ -26,10 +26,12 @@ _ADVICE = "`launcher prepare R --to FOLDER` makes one"
 
 
 class _Bundle(Stored):
-    """Content of bundle.json. `data`: digest of the data's configuration; `prepared`: name of the prepared folder."""
+    """Content of bundle.json. `data`: digest of the data's configuration; `prepared`: name of the prepared folder;
+    `test`: of a test set with sources of its own."""
 
     data: str
     prepared: PlainName
+    test: PlainName | None = None
 
 
 def check_room(to: Path) -> None:
@@ -38,24 +40,26 @@ def check_room(to: Path) -> None:
         raise UserError(f"--to {to}: is there already (another name, or move it away)")
 
 
-def make(recipe: Recipe, prepared: Path, to: Path) -> None:
-    """Write the bundle of a pinned recipe whose data is prepared and whose models are downloaded. Raises UserError."""
+def make(recipe: Recipe, prepared: Path, to: Path, test: Path | None = None) -> None:
+    """Write the bundle of a pinned recipe whose data is prepared and whose models are downloaded. `test`: the folder of
+    a test set with sources of its own. Raises UserError."""
     check_room(to)
     to = to.absolute()
     try:
         with filling(to) as aside:
-            _fill(aside, recipe, prepared)
+            _fill(aside, recipe, prepared, test)
     except (OSError, shutil.Error) as error:
         raise UserError(f"--to {to}: cannot be written: {first_line(error)[-300:]}") from None
 
 
-def _fill(folder: Path, recipe: Recipe, prepared: Path) -> None:
+def _fill(folder: Path, recipe: Recipe, prepared: Path, test: Path | None) -> None:
     (folder / paths.MODELS).mkdir()
-    shutil.copytree(prepared, folder / paths.PREPARED / prepared.name)
+    for data in (prepared, *([test] if test else [])):
+        shutil.copytree(data, folder / paths.PREPARED / data.name)
     _copy_model(recipe, folder / paths.MODELS)
     _copy_tokenizer(recipe, folder / paths.MODELS)
     load.dump(recipe, folder / paths.RECIPE)
-    content = {"data": _data_digest(recipe), "prepared": prepared.name}
+    content = {"data": _data_digest(recipe), "prepared": prepared.name, "test": test.name if test else None}
     (folder / paths.BUNDLE).write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -111,11 +115,19 @@ def identity(recipe: Recipe) -> str | None:
     )
 
 
+def test_identity(recipe: Recipe) -> str | None:
+    """Return the name of the prepared folder of a recipe's test set; None: the cache is no bundle. Raises UserError if
+    the bundle was made for other data."""
+    return _read(paths.cache()).test if identity(recipe) else None
+
+
 def _data_digest(recipe: Recipe) -> str:
     """Return a hash of the configuration that prepared data depends on, without reading the sources."""
     task = plugins.task(recipe.inner_task).preparation_key(recipe.inner_task)
     data = recipe.model_dump(mode="json", include={"data", "tokenizer"})
     data["data"]["train"].pop("weights", None)
+    later = {"test", "folds"}  # keys that older bundles do not have
+    data["data"] = {key: value for key, value in data["data"].items() if value is not None or key not in later}
     (data["tokenizer"] or {}).pop("trust_remote_code", None)  # the revision identifies the code
     model = None
     if not recipe.tokenizer:

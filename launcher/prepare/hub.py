@@ -49,7 +49,8 @@ def repositories(recipe: Recipe) -> Iterator[Repository]:
     models = {key: model.hub_repository for key, model in _models(recipe).items()}
     if isinstance(own := recipe.tokenizer, PretrainedTokenizer):
         models["tokenizer"] = HubRepository(own.name, own.revision, own.trust_remote_code)
-    datasets = {leaf.key: leaf.config.hub_repository for leaf in source_shards.leaves(recipe.data)}
+    sources = [*source_shards.leaves(recipe.data), *source_shards.test_leaves(recipe.data)]
+    datasets = {leaf.key: leaf.config.hub_repository for leaf in sources}
     for key, repository in (models | datasets).items():
         if repository and not _is_local(repository.name):
             yield Repository(key, "model" if key in models else "dataset", *repository)

@@ -22,7 +22,7 @@ from launcher.prepare.encode import pieces
 from launcher.prepare.shard_files import open_batches
 from launcher.prepare.shard_stats import Counted, ShardStats
 from launcher.prepare.shards import ShardJob, Survey
-from launcher.prepare.source_shards import SIDES, Shard, Side
+from launcher.prepare.source_shards import SIDES, LeafSource, Shard, Side
 from launcher.prepare.strata import Strata
 from launcher.storage.lease import Lease
 
@@ -69,19 +69,27 @@ class Preparation:
         """Fill the folder. Raises UserError for mistakes in the data."""
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are parallel
-        jobs = self._survey(self._shard_sources())
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Take the steps. Raises UserError."""
+        jobs = self._survey(self.shard_jobs(source_shards.leaves(self.recipe.data)))
         if plugins.task(self.recipe.inner_task).tokenized:
             self._make_tokenizer(jobs)
-        counted = self._make_samples(jobs)
+        counted = self.make_samples(jobs)
+        shard_stats.check_not_empty(self.recipe.data, counted)
         for side in SIDES:
-            self._join_shards(jobs, side)
-        self._write_facts(jobs, counted)
+            self.join_shards(jobs, side)
+        self._collect_facts(jobs, counted)
 
-    def _shard_sources(self) -> list[ShardJob]:
-        """Divide the sources into shards. Their total size is written to a file, for the message about a full disk."""
-        found: list[Shard] = source_shards.shards(source_shards.leaves(self.recipe.data))
-        write(self.work / "size", f"{sum(shard.size for shard in found)} {len(found)}")
-        return [ShardJob(shard, self.recipe.data, self.recipe.inner_task, self.work) for shard in found]
+    def shard_jobs(self, leaves: Sequence[LeafSource], work: Path | None = None) -> list[ShardJob]:
+        """Divide sources into shards. Their total size is written to a file, for the message about a full disk. `work`:
+        another folder for their files."""
+        found: list[Shard] = source_shards.shards(leaves)
+        folder = work or self.work
+        folder.mkdir(exist_ok=True)
+        write(folder / "size", f"{sum(shard.size for shard in found)} {len(found)}")
+        return [ShardJob(shard, self.recipe.data, self.recipe.inner_task, folder) for shard in found]
 
     def _survey(self, jobs: Sequence[ShardJob]) -> list[ShardJob]:
         """Read all rows once, if labels, duplicates or strata have to be known before samples are made.
@@ -90,7 +98,7 @@ class Preparation:
         """
         config, task, survey = self.recipe.inner_task, plugins.task(self.recipe.inner_task), Survey()
         if task.survey_columns or self.recipe.data.deduplicate:
-            self._map(shards.survey_shard, jobs, "looking through")
+            self.map(shards.survey_shard, jobs, "looking through")
         if task.survey_columns:
             survey = task.survey(config, _surveyed_values(jobs))
         if self.recipe.data.deduplicate:
@@ -103,7 +111,8 @@ class Preparation:
         files, validation = [job.labels_file for job in jobs if job.stratified], self.recipe.data.validation
         return strata.split(files, validation.fraction) if files and isinstance(validation, Fraction) else None
 
-    def _map(self, function: Callable[[ShardJob], None], jobs: Sequence[ShardJob], what: str) -> None:
+    def map(self, function: Callable[[ShardJob], None], jobs: Sequence[ShardJob], what: str) -> None:
+        """Call a function for each job, in parallel processes."""
         process_pool.run(function, jobs, what, self.lease, self.processes)
 
     def _make_tokenizer(self, jobs: Sequence[ShardJob]) -> None:
@@ -138,16 +147,14 @@ class Preparation:
                 self.lease.check()
         return file
 
-    def _make_samples(self, jobs: Sequence[ShardJob]) -> Counted:
-        """Make the samples of every shard. Raises UserError for a source without a sample."""
+    def make_samples(self, jobs: Sequence[ShardJob]) -> Counted:
+        """Make the samples of every shard."""
         config, task = self.recipe.inner_task, plugins.task(self.recipe.inner_task)
         task(config, self._known_facts(jobs))  # raises for an unusable tokenizer before all is tokenised
-        self._map(shards.make_samples, jobs, "tokenising" if task.tokenized else "making samples")
-        counted = [(job.shard.leaf, ShardStats.read(job.stats_file)) for job in jobs]
-        shard_stats.check_not_empty(self.recipe.data, counted)
-        return counted
+        self.map(shards.make_samples, jobs, "tokenising" if task.tokenized else "making samples")
+        return [(job.shard.leaf, ShardStats.read(job.stats_file)) for job in jobs]
 
-    def _join_shards(self, jobs: Sequence[ShardJob], side: Side) -> None:
+    def join_shards(self, jobs: Sequence[ShardJob], side: Side) -> None:
         """Write the samples of all shards to one file, a record batch for each."""
         files = {job.samples_file(side): job for job in jobs if job.samples_file(side).is_file()}
         if not files:
@@ -163,7 +170,7 @@ class Preparation:
                     writer.write_batch(batch)
                 self.lease.check()
 
-    def _write_facts(self, jobs: Sequence[ShardJob], counted: Counted) -> None:
+    def _collect_facts(self, jobs: Sequence[ShardJob], counted: Counted) -> None:
         """Write the tokenizer and facts.json beside the samples."""
         known = self._known_facts(jobs)
         config, task = self.recipe.inner_task, plugins.task(self.recipe.inner_task)
@@ -171,11 +178,15 @@ class Preparation:
             ignored = shutil.ignore_patterns(_TOKEN_IDS)
             shutil.copytree(self.work / "tokenizer", self.whole / "tokenizer", ignore=ignored)
         found = shard_stats.counts(self.recipe.data, counted)
-        found["counts"] = task.count_labels(config, _tables(self.whole / "train.arrow"), len(known.labels))
-        if (validation := self.whole / "validation.arrow").is_file():
-            found["baseline"] = task.baseline(config, _tables(validation), known.special_ids)
+        found["counts"] = task.count_labels(config, of_samples(self.whole / "train.arrow"), len(known.labels))
+        for name, side in (("baseline", "validation"), ("test_baseline", "test")):
+            if (samples := self.whole / f"{side}.arrow").is_file():
+                found[name] = task.baseline(config, of_samples(samples), known.special_ids)
         found["notes"] = [*shard_stats.reading_notes(counted), *(jobs[0].strata.notes() if jobs[0].strata else [])]
-        facts = known.model_copy(update=found)
+        self.write_facts(known.model_copy(update=found))
+
+    def write_facts(self, facts: Facts) -> None:
+        """Write facts.json."""
         (self.whole / paths.FACTS).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
 
     def _known_facts(self, jobs: Sequence[ShardJob]) -> Facts:
@@ -190,6 +201,14 @@ class Preparation:
             return strict_json.read(self.work / "tokenizer" / _TOKEN_IDS, _TokenIds, "")
         except DamagedFile:
             return None
+
+
+def copy_tokenizer(prepared: Path, known: Facts, work: Path) -> None:
+    """Copy the tokenizer of a prepared folder, whose facts are `known`, to a folder of intermediate files."""
+    folder = work / "tokenizer"
+    ids = _TokenIds.model_validate({name: getattr(known, name) for name in _TokenIds.model_fields})
+    shutil.copytree(prepared / "tokenizer", folder, dirs_exist_ok=True)
+    write(folder / _TOKEN_IDS, ids.model_dump_json())
 
 
 def _surveyed_values(jobs: Sequence[ShardJob]) -> dict[str, set[str]]:
@@ -223,6 +242,7 @@ def _training_texts(file: Path) -> Iterator[str]:
             yield from pieces(text, _MAX_TRAINING_TEXT)
 
 
-def _tables(file: Path) -> Iterator[pa.Table]:
+def of_samples(file: Path) -> Iterator[pa.Table]:
+    """Yield the samples of a file as tables."""
     for batch in open_batches(file):
         yield pa.Table.from_batches([batch])

@@ -7,6 +7,7 @@ since they are applied when a step is drawn. If a preparation is killed, its int
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -15,11 +16,11 @@ from launcher.config import paths, plugins
 from launcher.config.atomic_files import free_bytes
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import human, plural
-from launcher.config.recipe import Fraction, Recipe
+from launcher.config.recipe import Fold, Fraction, Recipe, Share
 from launcher.config.tokenizer import TrainTokenizer
 from launcher.prepare import bundle, source_shards, strata, tokenizer
 from launcher.prepare.preparation import Preparation
-from launcher.prepare.source_shards import SIDES
+from launcher.prepare.source_shards import SIDES, LeafSource
 from launcher.storage import cache, cache_root, disk_full
 from launcher.storage.lease import LeaseLost
 
@@ -38,6 +39,8 @@ def identity(recipe: Recipe) -> str:
     fraction: object = recipe.data.validation.fraction if isinstance(recipe.data.validation, Fraction) else None
     if strata.stratified(recipe.data, source_shards.columns_of(recipe.inner_task)):
         fraction = [fraction, "stratified"]
+    if isinstance(recipe.data.validation, Fold):
+        fraction = ["fold", recipe.data.validation.fold, recipe.data.validation.of]
     trained = metadata.version("tokenizers") if isinstance(recipe.tokenizer, TrainTokenizer) else None
     parts: list[object] = [
         VERSION,
@@ -47,12 +50,19 @@ def identity(recipe: Recipe) -> str:
         fraction,
         task.preparation_key(recipe.inner_task),
     ]
-    leaves = source_shards.leaves(recipe.data)
+    if isinstance(recipe.data.test, Share):
+        parts.append(["test", recipe.data.test.fraction])
+    return digest(parts, source_shards.leaves(recipe.data), recipe if task.tokenized else None)
+
+
+def digest(parts: list[object], leaves: Sequence[LeafSource], tokenized: Recipe | None = None) -> str:
+    """Return the name of a folder: a hash of `parts`, of the content of sources and, for a recipe `tokenized`, of its
+    tokenizer. Raises UserError with every source that cannot be read."""
     for leaf in leaves:
         keys = leaf.config.model_dump(mode="json", exclude={"path", "name", "revision"}, context={"identity": True})
         parts.append([leaf.side, leaf.name, keys])
     fingerprints = [partial(plugins.source(leaf.config).fingerprint, leaf.key) for leaf in leaves]
-    fingerprints += [partial(tokenizer.fingerprint, recipe)] if task.tokenized else []
+    fingerprints += [partial(tokenizer.fingerprint, tokenized)] if tokenized else []
     problems: list[str | Problem] = []
     for fingerprint in fingerprints:
         try:
@@ -76,12 +86,24 @@ def prepare(recipe: Recipe, name: str | None = None, processes: int | None = Non
     name: identity of the data, if known; to compute it, the sources are read. processes: maximum number of processes
     (None: one per processor). Raises UserError for mistakes in the data, and for a full disk.
     """
-    name = name or identity(recipe)
+    known = name or identity(recipe)
+
+    def make(making: cache.FolderCreation) -> None:
+        Preparation(recipe, known, making.work, making.whole, making.lease, processes).run()
+
+    return fill(known, make, partial(identity, recipe))
+
+
+def fill(
+    name: str, make: Callable[[cache.FolderCreation], None], identity: Callable[[], str], key: str = "data.train"
+) -> Path:
+    """Return the prepared folder of this name. If it does not exist, `make` fills it. `identity`: returns the name that
+    the sources give it now. `key`: of the sources in the recipe. Raises UserError."""
     while find(name) is None:
         try:
             with cache.making(name) as making:
                 if making is not None:
-                    _run(Preparation(recipe, name, making.work, making.whole, making.lease, processes), making)
+                    _run(name, make, identity, key, making)
         except LeaseLost:  # another process took over because this one hung: wait for it
             continue
         except UserError:
@@ -94,16 +116,22 @@ def prepare(recipe: Recipe, name: str | None = None, processes: int | None = Non
     return cache_root.prepared(name)
 
 
-def _run(preparation: Preparation, making: cache.FolderCreation) -> None:
+def _run(
+    name: str,
+    make: Callable[[cache.FolderCreation], None],
+    identity: Callable[[], str],
+    key: str,
+    making: cache.FolderCreation,
+) -> None:
     """Run a preparation. Raises UserError for mistakes in the data, and for a source that changes while it is read.
 
     After a UserError the intermediate files are removed, because corrected data has another identity and cannot use
     them.
     """
     try:
-        preparation.run()
-        if identity(preparation.recipe) != preparation.name:
-            raise UserError(Problem("data.train", "the source changed while it was being prepared (start again)"))
+        make(making)
+        if identity() != name:
+            raise UserError(Problem(key, "the source changed while it was being prepared (start again)"))
     except UserError:
         making.forget()
         raise

@@ -75,6 +75,21 @@ def _hashed_text(value: object) -> str:
     return json.dumps(value)
 
 
+def held_out_for_test(batch: pa.RecordBatch, fraction: float) -> NDArray[np.bool_]:
+    """Return which rows are held out for the test set, shape (rows,).
+
+    They have the highest hashes, and those for validation the lowest. So neither changes with the other's share.
+    """
+    selected: NDArray[np.bool_] = hashes(batch, INPUTS)[:, 0] >= np.uint64(min(int((1 - fraction) * 2**64), 2**64 - 1))
+    return selected
+
+
+def in_fold(batch: pa.RecordBatch, fold: int, of: int) -> NDArray[np.bool_]:
+    """Return which rows belong to a fold, shape (rows,). A second hash decides, which does not depend on the first."""
+    selected: NDArray[np.bool_] = hashes(batch, INPUTS)[:, 1] % np.uint64(of) == fold
+    return selected
+
+
 def held_out(batch: pa.RecordBatch, fraction: float) -> NDArray[np.bool_]:
     """Return which rows are held out for validation, shape (rows,).
 

@@ -19,7 +19,16 @@ from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.plan import expectations, facts, layout, plan, topology, writable_folders
 from launcher.plan.device_facts import Devices
-from launcher.prepare import bundle, checkpoint_references, hub, prepared_data, run_folder, source_shards, token_ids
+from launcher.prepare import (
+    bundle,
+    checkpoint_references,
+    hub,
+    prepared_data,
+    run_folder,
+    separate_test,
+    source_shards,
+    token_ids,
+)
 from launcher.storage import cache_root, disk_full, lease, sound_checkpoints, stop_file
 from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.run_dir import RunDir
@@ -115,10 +124,10 @@ def prepare(loaded: Loaded[Recipe], processes: int | None = None, to: Path | Non
         if wrong := [*wrong, *_cache_problems(recipe, prepared_data.find(prepared_data.identity(recipe)))]:
             raise UserError(wrong)
         hub.fetch(recipe)
-        prepared = prepared_data.prepare(recipe, processes=processes)
+        prepared, known = separate_test.prepare_all(recipe, None, processes)
         if to is not None:
-            bundle.make(recipe, prepared, to)
-        return prepared, token_ids.complete(recipe, prepared)
+            bundle.make(recipe, prepared, to, separate_test.folder_of(known, prepared) if known.test_digest else None)
+        return prepared, known
     except UserError as error:
         raise loaded.located(error) from None
 
@@ -181,6 +190,7 @@ def _plan(request: _Request, recipe: Recipe, found: Sequence[str]) -> tuple[str,
     identity, wrong = "", list[str | Problem](found)
     try:
         identity = prepared_data.identity(recipe)
+        separate_test.identity(recipe, identity)
     except UserError as error:
         wrong += error.problems
     wrong += (missing := checkpoint_references.missing(recipe, bool(request.folder.whole())))
@@ -189,7 +199,7 @@ def _plan(request: _Request, recipe: Recipe, found: Sequence[str]) -> tuple[str,
         wrong += source_shards.preview_problems(recipe)
     if request.cluster.scratch.shared is None or env_vars.CACHE in os.environ:  # else created at submission
         wrong += _cache_problems(recipe, prepared)
-    known = token_ids.complete(recipe, prepared) if prepared else None
+    known = separate_test.find(recipe, token_ids.complete(recipe, prepared), prepared) if prepared else None
     return identity, _make_plan(request, recipe, known, prepared, wrong)
 
 
@@ -223,9 +233,8 @@ def _validate(request: _Request, wrong: Sequence[str]) -> PreparedRun:
     recipe = request.pinned()
     identity, made = _plan(request, recipe, wrong)  # reports mistakes before data is prepared
     hub.fetch(recipe)
-    prepared = prepared_data.prepare(recipe, identity)
-    known = token_ids.complete(recipe, prepared)
-    if made.prepared is None:
+    prepared, known = separate_test.prepare_all(recipe, identity)
+    if made.prepared is None or made.held_out != plan.held_out(known):
         made = _make_plan(request, recipe, known, prepared)
     folder = request.folder
     resume = _resume(folder, known, made.steps) if request.trains else None

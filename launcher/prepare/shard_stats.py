@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
-from launcher.config.recipe import Data, Fraction
+from launcher.config.recipe import Data, Fold, Share
 from launcher.plan.facts import TruncationCounts
 from launcher.prepare.source_shards import NO_DOCUMENT, SIDES, LeafSource, Side
 
@@ -57,13 +57,22 @@ Counted = Sequence[tuple[LeafSource, ShardStats]]
 
 
 def check_not_empty(data: Data, counted: Counted) -> None:
-    """Raise UserError if a side, or a source of a mixture, has no sample."""
+    """Raise UserError if a side, a source, or a source of a mixture, has no sample."""
     documents = {side: sum(stats.documents[side] for _, stats in counted) for side in SIDES}
-    total, held = sum(documents.values()), documents["validation"]
-    if isinstance(data.validation, Fraction) and total and held in (0, total):
-        what = f"holds out {held} of {total} documents: nothing is left for one side (change the fraction)"
-        raise UserError(Problem("data.validation.fraction", what))
-    problems: list[str | Problem] = []
+    total = sum(documents.values())
+    shares: dict[Side, object] = {"validation": data.validation, "test": data.test}
+    for side, of in shares.items():
+        held = documents[side]
+        if isinstance(of, Share | Fold) and total and (held == 0 or documents["train"] == 0):
+            key, advice = ("fold", "fewer folds") if isinstance(of, Fold) else ("fraction", "change the fraction")
+            what = f"holds out {held} of {total} documents: nothing is left for one side ({advice})"
+            raise UserError(Problem(f"data.{side}.{key}", what))
+    check_sources(counted)
+
+
+def check_sources(counted: Counted) -> None:
+    """Raise UserError if a source, or a source of a mixture, has no sample."""
+    problems = list[str | Problem]()
     for key in dict.fromkeys(leaf.key for leaf, _ in counted):
         own = [(leaf, stats) for leaf, stats in counted if leaf.key == key]
         if not any(stats.lengths[leaf.side] for leaf, stats in own):
@@ -100,7 +109,7 @@ def counts(data: Data, counted: Counted) -> dict[str, object]:
         "samples": {side: of_side.total() for side, of_side in lengths.items()},
         "tokens": {side: sum(n * count for n, count in of_side.items()) for side, of_side in lengths.items()},
         "sources": dict(sources),
-        "lengths": dict(sorted(lengths["train"].items())),
+        "lengths": dict(sorted(lengths.get("train", Counter[int]()).items())),
         "left_out": {name: count for name, count in left_out.items() if count},
         "cut": {side: _truncation(data, stats, side) for side in lengths},
     }

@@ -6,7 +6,7 @@ Each step leaves complete files or none. After an interruption, a preparation co
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from launcher.config import plugins
 from launcher.config.atomic_files import partial_name, write, write_aside
-from launcher.config.recipe import Data, Fraction
+from launcher.config.recipe import Data, Fold, Fraction, Share
 from launcher.config.types import TaskConfig
 from launcher.data import TEXTS, Source
 from launcher.prepare import duplicates, source_shards, strata
 from launcher.prepare.encode import Encoder
 from launcher.prepare.feature_context import FeatureContext
-from launcher.prepare.row_batches import hashes, held_out
+from launcher.prepare.row_batches import hashes, held_out, held_out_for_test, in_fold
 from launcher.prepare.shard_files import is_complete, open_batches
 from launcher.prepare.shard_stats import ShardStats
 from launcher.prepare.source_shards import Shard, Side
@@ -96,14 +96,29 @@ class ShardJob:
     def _file(self, name: str, suffix: str) -> Path:
         return self.work / f"{name}-{self.shard.number:06}.{suffix}"
 
-    def held_out(self, batch: pa.RecordBatch) -> NDArray[np.bool_]:
-        """Return which rows of a training source are held out for validation. Before the strata are known, no row of a
-        stratified source is; this loses no label, since each keeps a training row."""
-        if self.strata is not None and self.stratified:
-            return self.strata.held_out(batch)
-        if self.shard.leaf.side == "train" and isinstance(self.data.validation, Fraction) and not self.stratified:
-            return held_out(batch, self.data.validation.fraction)
-        return np.zeros(batch.num_rows, dtype=bool)
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides that rows of the source may have. Its own comes first, then those for which rows are held out."""
+        if (own := self.shard.leaf.side) != "train":
+            return (own,)
+        return ("train", "validation", "test") if isinstance(self.data.test, Share) else ("train", "validation")
+
+    def split(self, batch: pa.RecordBatch) -> dict[Side, NDArray[np.bool_]]:
+        """Return which rows each side gets, shape (rows,) each. Before the strata are known, no row of a stratified
+        source is held out for validation; this loses no label, since each keeps a training row."""
+        none = np.zeros(batch.num_rows, dtype=bool)
+        if len(self.sides) == 1:
+            return {self.shard.leaf.side: ~none}
+        test = held_out_for_test(batch, self.data.test.fraction) if isinstance(self.data.test, Share) else none
+        validation, of = none, self.data.validation
+        if self.stratified:
+            validation = none if self.strata is None else self.strata.held_out(batch)
+        elif isinstance(of, Fraction):
+            validation = held_out(batch, of.fraction)
+        elif isinstance(of, Fold):
+            validation = in_fold(batch, of.fold, of.of)
+        masks: dict[Side, NDArray[np.bool_]] = {"train": ~test & ~validation, "validation": ~test & validation}
+        return {**masks, "test": test} if "test" in self.sides else masks
 
 
 def survey_shard(job: ShardJob) -> None:
@@ -118,11 +133,12 @@ def survey_shard(job: ShardJob) -> None:
     for batch, _, _ in source_shards.read(job.shard, job.columns):
         if not batch.num_rows:
             continue
-        if job.stratified:
-            labels.append(strata.hashed_labels(batch))
         if job.deduplicated:
             row_hashes.append(hashes(batch, job.columns))
-        train = batch.filter(pa.array(~job.held_out(batch))) if job.shard.leaf.side == "train" else batch[:0]
+        masks = job.split(batch)
+        if job.stratified:
+            labels.append(strata.hashed_labels(batch.filter(pa.array(~masks["test"])) if "test" in masks else batch))
+        train = batch.filter(pa.array(masks["train"])) if "train" in masks else batch[:0]
         for name in surveyed:
             values[name].update(surveyed_values(train.column(name)))
     if job.deduplicated:
@@ -147,8 +163,8 @@ def surveyed_values(column: pa.Array) -> Iterable[str]:
 def training_texts(job: ShardJob, limit: int) -> Iterator[list[str]]:
     """Yield the texts of the first `limit` training rows, for a tokenizer; the columns of a batch one after the
     other."""
-    for batch, _ in _split_rows(job, ShardStats()):
-        batch = batch[:limit]
+    for batches in _split_rows(job, ShardStats()):
+        batch = batches["train"][:limit]
         if not batch.num_rows:
             continue
         for name in TEXTS:
@@ -162,51 +178,43 @@ def training_texts(job: ShardJob, limit: int) -> Iterator[list[str]]:
 
 
 def make_samples(job: ShardJob) -> None:
-    """Write the samples of both sides, and the stats of the rows."""
+    """Write the samples of all sides, and the stats of the rows."""
     if is_complete(job.stats_file):
         return
     stats, leaf = ShardStats(), job.shard.leaf
     source = plugins.source(leaf.config)
-    held = partial_name(job.work / f"held-{job.shard.number:06}.arrow")
-    sides = [(leaf.side, _own_rows(job, stats, source, held))]
-    if leaf.side == "train":
-        sides.append(("validation", _held_rows(held, stats)))
+    held = {side: partial_name(job.work / f"held-{side}-{job.shard.number:06}.arrow") for side in job.sides[1:]}
     try:
-        for side, rows in sides:
+        _write_samples(job, leaf.side, _features(job, _own_rows(job, stats, source, held), stats), stats)
+        for side, file in held.items():
+            rows = open_batches(file) if stats.documents[side] else iter(())
             _write_samples(job, side, _features(job, rows, stats), stats)
     finally:
-        held.unlink(missing_ok=True)
+        for file in held.values():
+            file.unlink(missing_ok=True)
     stats.notes = source_shards.notes(source, leaf.key, job.shard.parts)
     write(job.stats_file, stats.json())
 
 
-def _own_rows(job: ShardJob, stats: ShardStats, source: Source, held: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that stay on the source's own side, train or validation. The rows that are held out for validation
-    are written to the file `held`."""
-    with ExitStack() as open_file:
-        writer = None
-        for own, other in _split_rows(job, stats, source):
-            if other.num_rows:
-                writer = writer or open_file.enter_context(pa.ipc.new_stream(held, other.schema))
-                writer.write_batch(other)
-            if own.num_rows:
+def _own_rows(job: ShardJob, stats: ShardStats, source: Source, held: Mapping[Side, Path]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows that stay on the source's own side. Those that are held out for another side are written to its
+    file in `held`."""
+    with ExitStack() as open_files:
+        writers = dict[Side, Any]()
+        for batches in _split_rows(job, stats, source):
+            for side, file in held.items():
+                if not batches[side].num_rows:
+                    continue
+                if side not in writers:
+                    writers[side] = open_files.enter_context(pa.ipc.new_stream(file, batches[side].schema))
+                writers[side].write_batch(batches[side])
+            if (own := batches[job.shard.leaf.side]).num_rows:
                 yield own
 
 
-def _held_rows(file: Path, stats: ShardStats) -> Iterator[pa.RecordBatch]:
-    """Yield the rows that were held out. Raises OSError if their file is gone, because another process has taken over
-    and removed it."""
-    if stats.documents["validation"]:
-        yield from open_batches(file)
-
-
-def _split_rows(
-    job: ShardJob, stats: ShardStats, source: Source | None = None
-) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-    """Split each batch of a shard into pairs (own, held out), without duplicates, and count the rows in `stats`.
-
-    own: the rows that stay on the source's side. held out: its training rows that validation gets. One may be empty.
-    """
+def _split_rows(job: ShardJob, stats: ShardStats, source: Source | None = None) -> Iterator[dict[Side, pa.RecordBatch]]:
+    """Split each batch of a shard into the rows of each side, without duplicates, and count the rows in `stats`. A side
+    may be empty."""
     there = job.dropped_file.is_file()
     dropped = np.load(job.dropped_file, allow_pickle=False) if there else np.empty(0, dtype=np.int64)
     seen = 0
@@ -217,11 +225,10 @@ def _split_rows(
         keep = ~np.isin(np.arange(seen, seen + batch.num_rows), dropped)
         seen += batch.num_rows
         stats.duplicates += int(np.count_nonzero(~keep))
-        out = job.held_out(batch)
-        own, other = batch.filter(pa.array(keep & ~out)), batch.filter(pa.array(keep & out))
-        stats.documents[job.shard.leaf.side] += own.num_rows
-        stats.documents["validation"] += other.num_rows
-        yield own, other
+        batches = {side: batch.filter(pa.array(keep & mask)) for side, mask in job.split(batch).items()}
+        for side, rows in batches.items():
+            stats.documents[side] += rows.num_rows
+        yield batches
 
 
 def _features(job: ShardJob, rows: Iterable[pa.RecordBatch], stats: ShardStats) -> "Iterator[Features]":

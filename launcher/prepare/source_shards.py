@@ -15,8 +15,8 @@ from launcher.config.types import Plugin, TaskConfig
 from launcher.data import BadRow, Part, Row, Source, SourceConfig
 from launcher.prepare.row_batches import batch_of, size_of
 
-Side = Literal["train", "validation"]
-SIDES: tuple[Side, ...] = ("train", "validation")
+Side = Literal["train", "validation", "test"]
+SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 _BATCH_SIZE = 4 * 2**20
 """Approximate characters and bytes of a batch of rows."""
@@ -64,11 +64,16 @@ class ShardBatch(NamedTuple):
 
 
 def leaves(data: Data) -> list[LeafSource]:
-    """Return the sources of both sides. A mixture is replaced by its sources."""
+    """Return the sources for training and validation. A mixture is replaced by its sources."""
     found = _leaves(data.train, "data.train", "train")
     if isinstance(data.validation, Plugin):
         found += _leaves(data.validation, "data.validation", "validation")
     return found
+
+
+def test_leaves(data: Data) -> list[LeafSource]:
+    """Return the sources of a test set with sources of its own."""
+    return _leaves(data.test, "data.test", "test") if isinstance(data.test, Plugin) else []
 
 
 def _leaves(config: Plugin, key: str, side: Side) -> list[LeafSource]:
@@ -159,7 +164,7 @@ def preview_problems(recipe: Recipe) -> list[str | Problem]:
     Such mistakes are a missing column, a value of the wrong type, or another encoding.
     """
     columns, found = columns_of(recipe.inner_task), list[str | Problem]()
-    for leaf in leaves(recipe.data):
+    for leaf in [*leaves(recipe.data), *test_leaves(recipe.data)]:
         if leaf.config.reads_local_files:
             try:
                 found += _preview(leaf, columns)

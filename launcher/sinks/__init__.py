@@ -6,21 +6,26 @@ that extends the one below. The file is the registration. A record is an object 
 `eval/<metric>`). After a resume, a step may be written twice; the later record is valid.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
+from launcher.config import strict_json
 from launcher.config.types import JsonObject, Plugin
+from launcher.storage.run_dir import RunDir
 
 C_co = TypeVar("C_co", bound=Plugin, covariant=True)
 Record = JsonObject
 """An object of metrics.jsonl."""
 warnings: deque[str] = deque(maxlen=20)
 """Lines of `warn` in this process that no display shows yet."""
+_LONGEST_ID = 100
+"""Maximum size of the file with an id, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,39 @@ def warn(line: str) -> None:
         print(line, flush=True)
 
 
+def numbers(record: Record) -> dict[str, float]:
+    """Return the metrics of a record, without its step."""
+    return {k: v for k, v in record.items() if isinstance(v, int | float) and not isinstance(v, bool) and k != "step"}
+
+
+def earlier(about: RunInfo) -> list[Record]:
+    """Return the records of metrics.jsonl up to the step that this start continues from.
+
+    If a step has two records of a kind, the later one is returned.
+    """
+    records = {(line["step"], "loss" in line): line for line in RunDir(about.folder).lines()}
+    return [line for (step, _), line in records.items() if step <= about.start]
+
+
+def stored_id(file: Path, advice: str) -> str | None:
+    """Return the id of a run of a tracking service, which a file of the run folder has; None: there is no file.
+
+    Raises DamagedFile for anything else, since a service makes it a part of paths.
+    """
+    if not strict_json.exists(file):
+        return None
+    with strict_json.opened(file, advice) as data:
+        content = data.read(_LONGEST_ID + 1).strip()
+    if not re.fullmatch(rb"[A-Za-z0-9_-]{1,64}", content):
+        raise strict_json.damage(file, "not the id of a run", advice)
+    return content.decode()
+
+
 class Sink(ABC, Generic[C_co]):
     """The sink of one Config for one run. `about`: the run, which is a resumed one if `about.start` is above 0."""
+
+    takes_reports: ClassVar[bool] = False
+    """Whether the sink shows the reports of evaluations."""
 
     @abstractmethod
     def __init__(self, config: C_co, about: RunInfo) -> None: ...
@@ -61,6 +97,10 @@ class Sink(ABC, Generic[C_co]):
     @abstractmethod
     def write(self, record: Record) -> None:
         """Write a record."""
+
+    def report(self, step: int, report: JsonObject) -> None:
+        """Show the report of an evaluation, whose record follows (see launcher.tasks.Task.report)."""
+        raise NotImplementedError
 
     @abstractmethod
     def close(self, finished: bool) -> None:

@@ -39,6 +39,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         "samples": f"{plan.samples:,} ({plan.epochs:.2f} epochs)" if plan.samples and plan.epochs else prepare,
         "tokens": _tokens(plan) if plan.tokens else prepare,
         **({"sources": _sources(plan)} if plan.sources else {}),
+        **({"held out": _held_out(plan.held_out)} if plan.held_out else {}),
         **({"left out": _left_out(plan.left_out)} if plan.left_out else {}),
         **({"labels": plan.labels} if plan.labels else {}),
         "model": _model(plan),
@@ -168,6 +169,12 @@ def _sources(plan: Plan) -> str:
     """Return a text with the fractions of a mixture, and the epochs of each source."""
     passes = {name: "" if epochs is None else f" ({epochs:.2f} epochs)" for name, (_, epochs) in plan.sources.items()}
     return ", ".join(f"{name} {share:.1%}{passes[name]}" for name, (share, _) in plan.sources.items())
+
+
+def _held_out(samples: Mapping[str, int]) -> str:
+    """Return a text with the samples for validation and test, and the command that alone reads the latter."""
+    where = {"test": " (only `launcher evaluate RUN --split test` reads them)"}
+    return ", ".join(f"{side} {plural(count, 'sample')}{where.get(side, '')}" for side, count in samples.items())
 
 
 def _left_out(counts: Mapping[str, int]) -> str:

@@ -196,12 +196,21 @@ def evaluate(run: Run) -> Record:
     predicted = outputs(run, run.task)
     run.heartbeat.beat(Stage.SCORING, progress.step)
     metrics = run.task.metrics(predicted)
+    _report(run, predicted)
     watched = early_stopping.value(metrics, run.recipe.evaluate, run.task.directions())
     record = {f"eval/{name}": value for name, value in metrics.items()}
     progress.evaluation = {**record, "step": progress.step}
     earlier = [entry for entry in progress.history if entry[0] < progress.step]
     progress.history = [*earlier, (progress.step, watched)]
     return {"step": progress.step, **record}
+
+
+def _report(run: Run, predicted: Outputs) -> None:
+    """Give the sinks that show it the task's report. Rank 0 alone has sinks."""
+    if sinks := [sink for sink in run.sinks if sink.takes_reports]:
+        report = run.task.report(predicted)
+        for sink in sinks:
+            sink.report(run.progress.step, report)
 
 
 def outputs(run: Run, predictor: evaluation.BatchPredictor) -> Outputs:

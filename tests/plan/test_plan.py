@@ -16,7 +16,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.contract.split import split
-from launcher.plan import layout, plan
+from launcher.plan import checks, layout, plan
 from launcher.plan.facts import Facts
 from launcher.plan.machine import ThisMachine
 from launcher.plan.plan import Plan
@@ -247,6 +247,14 @@ def test_a_machine_without_the_gpus_that_its_profile_asks_for_is_reported(worksp
     advice = "is there (cluster.device=cpu trains on the CPU)"
     assert mistakes(cluster=Cluster(device="cuda", devices_per_node=count)) == [told + advice]
     assert made(cluster=Cluster(devices_per_node=count)).device == "cpu"
+
+
+def test_a_sink_whose_package_is_not_installed_is_found_with_the_command_that_installs_it(monkeypatch):
+    found = checks.find_spec
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in ("tensorboard", "mlflow") else found(name))
+    told = "sinks: {0} is not installed (pip install 'launcher[{0}]', or leave it out)"
+    kinds = ["console", "tensorboard", "mlflow", {"kind": "wandb", "mode": "offline"}]
+    assert mistakes(sinks=kinds) == [told.format("tensorboard"), told.format("mlflow")]
 
 
 def test_a_plan_that_does_not_fit_is_refused(workspace):

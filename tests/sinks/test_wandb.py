@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 import time
 from contextlib import suppress
 
@@ -101,6 +102,63 @@ def test_the_newest_start_holds_all_that_went_before_it_and_of_a_step_told_twice
     write(about(start=2), [training(3)])
     ((rows, _, _),) = runs(about())
     assert [own(row) for row in rows] == [training(1), {**training(2), "loss": 1.0}, training(3)]
+
+
+def test_what_is_trained_anew_after_a_spike_is_not_taken_for_a_repetition(about, training):
+    """wandb drops a step that it has. So steps of a spike have later ones when they are taken again, and others not."""
+    spikes = {"spikes": [{"first": 3, "step": 4, "loss": 9.0, "grad_norm": 1.0}]}
+    opened = sink.Sink(sink.Config(mode="offline"), about())
+    before = [opened._step_of(record) for record in (training(2), training(3), training(4), {"step": 4})]
+    opened.close(False)
+    (about().folder / "roll_backs.json").write_text(json.dumps(spikes))
+    opened = sink.Sink(sink.Config(mode="offline"), about(start=2))
+    after = [opened._step_of(record) for record in (training(2), training(3), training(4), {"step": 4})]
+    opened.close(False)
+    assert before == sorted({*before}) and after == sorted({*after})
+    assert before[0] == after[0] and before[-1] < after[1]
+
+
+REPORT = {
+    "classes": {"few": {"precision": 0.5, "recall": 1.0}, "many": {"precision": 0.25, "recall": 0.0}},
+    "confusion": [[1, 2], [0, 3]], "labels": ["few", "many"],
+}  # fmt: skip
+
+
+def test_the_table_of_classes_and_the_confusion_matrix_of_an_evaluation_are_in_it(about, training, evaluation):
+    opened = sink.Sink(sink.Config(mode="offline"), about())
+    opened.write(training(1))
+    opened.report(1, REPORT)
+    opened.write(evaluation(1))
+    opened.close(True)
+    ((rows, _, _),) = runs(about())
+    assert [row["step"] for row in rows] == [1, 1, 1]
+    (folder,) = (about().folder / "wandb").glob("offline-run-*")
+    paths = [rows[1]["tables/classes.path"], rows[1]["tables/confusion_table.path"]]
+    classes, confusion = (json.loads((folder / "files" / path).read_text()) for path in paths)
+    assert (classes["columns"], classes["data"]) == (
+        ["class", "precision", "recall"], [["few", 0.5, 1.0], ["many", 0.25, 0.0]]
+    )  # fmt: skip
+    assert confusion["data"] == [["few", "few", 1], ["few", "many", 2], ["many", "few", 0], ["many", "many", 3]]
+
+
+def test_a_server_that_is_down_makes_a_start_offline_with_all_that_went_before(about, training, capsys, monkeypatch):
+    """Nobody listens at the port; the command at the end names the folder that has it all."""
+    monkeypatch.setattr(sink, "_CONNECT", 2.0)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    metrics = "".join(json.dumps(training(step)) + "\n" for step in (1, 2, 3))
+    (about().folder / "metrics.jsonl").write_text(metrics, encoding="utf-8")
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
+        opened = sink.Sink(sink.Config(mode="online"), about(start=2))
+    opened.write(training(3))
+    opened.close(True)
+    ((rows, _, _),) = runs(about())
+    assert [own(row) for row in rows] == [training(1), training(2), training(3)]
+    (folder,) = (about().folder / "wandb").glob("offline-run-*")
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("wandb: ") and "this start is logged offline" in first
+    assert last == f"wandb: offline; to upload the whole run: wandb sync {folder}"
 
 
 def test_two_runs_have_two_names(about, tmp_path):

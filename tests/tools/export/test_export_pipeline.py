@@ -26,7 +26,8 @@ from launcher.distributed.process_group import RankInfo, connect
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.plan import _model_spec_process, model_spec
 from launcher.prepare.encode import Encoder
-from launcher.tools.export import card_snippets, export
+from launcher.tools.export import card_snippets
+from launcher.tools.export.export import export
 from launcher.tools.prediction import predict
 from launcher.tools.trained_model import load_run
 
