@@ -13,6 +13,7 @@ from rich.console import Console
 
 from launcher.config import plugins
 from launcher.config.cluster import Cluster
+from launcher.config.document import Override
 from launcher.config.errors import Problem, UserError
 from launcher.config.format import plural
 from launcher.config.load import Loaded
@@ -88,6 +89,8 @@ def _planned(
     with _collected(found):
         _check_points(recipe, planned, dimensions, profile, ranks)
     if found:
+        with _collected(found):  # mistakes that have nothing to do with the points, such as an unknown metric
+            _check_points(recipe, [{}], [], profile, ranks)
         raise UserError(list(dict.fromkeys(found)))
     known = recipe.value
     seeds = list(range(known.seed, known.seed + (request.seeds or known.seeds)))
@@ -135,7 +138,7 @@ def _with_metric(loaded: Loaded[Recipe], metric: str | None) -> Loaded[Recipe]:
         raise UserError("data.validation: missing: a sweep compares evaluations (such as {fraction: 0.02})")
     if metric is None or metric == loaded.value.evaluate.metric:
         return loaded
-    return loaded.override(f"evaluate.metric={metric}", "evaluate.direction=null")
+    return loaded.override(Override(f"evaluate.metric={metric}", f"--metric {metric}"), "evaluate.direction=null")
 
 
 def _direction(recipe: Recipe) -> record.Direction:
