@@ -25,6 +25,7 @@ _RESERVED = {
     "evaluate.metric": "trials are compared by one metric (--metric)",
     "evaluate.direction": "trials are compared by one metric (--metric)",
     "data.validation": "trials are compared on the same samples",
+    "data.folds": "trials are compared on the same samples",
     "data.test": "a sweep never looks at the test set",
 }
 _DRAWS_PER_TRIAL = 50

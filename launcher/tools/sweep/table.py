@@ -1,14 +1,17 @@
 """The table of a sweep: values, metric and state of each trial."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from launcher.config import paths, strict_json
 from launcher.config.format import plural
-from launcher.config.strict_json import shown
+from launcher.config.strict_json import DamagedFile, shown
+from launcher.storage.run_dir import RunDir
 from launcher.tools import recipe_differences
 from launcher.tools.sweep import results, space
 from launcher.tools.sweep.record import Record
@@ -42,6 +45,20 @@ def show(record: Record, found: Sequence[TrialResult], console: Console, of_best
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if len(failed) > _ERRORS:
         console.print(f"and {len(failed) - _ERRORS} more have failed", highlight=False)
+    if commands := [command for result in failed for name in result.runs if (command := _command(record, name))]:
+        line = f"to try it again, and then this command: {commands[0]}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _command(record: Record, run: str) -> str | None:
+    """Return the command of a failed run, from its plan; None: it has not failed, or has no plan."""
+    end = record.ended.get(run)
+    if end is None or end.state != "failed":
+        return None
+    with suppress(DamagedFile):
+        plan = strict_json.read_object(RunDir(paths.RUNS / run).plan, "")
+        return shown(str(plan.get("command", "")), 4096) or None
+    return None
 
 
 def _table(record: Record, rows: Sequence[TrialResult], best: TrialResult | None, separate: bool) -> Table:
