@@ -20,7 +20,7 @@ _FEW = 6
 """Maximum number of different numbers that are the ticks of an axis themselves."""
 _DECADES = 20.0
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
-_SERIES = {"trial": ("#30638e", "o", 6), "pruned or failed": ("#9aa5b1", "x", 6), "best": ("#d1495b", "*", 13)}
+_SERIES = {"trial": ("#30638e", "o", 6), "not compared": ("#9aa5b1", "x", 6), "best": ("#d1495b", "*", 13)}
 """Colour, marker and its size in points, by the name of a series."""
 
 
@@ -80,7 +80,7 @@ def _draw_key(
 
 
 def _series(result: TrialResult, best: TrialResult | None) -> str:
-    return "best" if result is best else "trial" if result.complete else "pruned or failed"
+    return "best" if result is best else "trial" if result.complete else "not compared"
 
 
 def _scale(axes: "Axes", values: Sequence[Value], dimension: Dimension) -> list[float]:

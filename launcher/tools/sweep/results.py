@@ -12,6 +12,9 @@ from launcher.storage.run_dir import RunDir
 from launcher.tools.sweep.record import Sweep
 from launcher.tools.sweep.space import Params
 
+_WITH_VALUE = ("done", "pruned")
+"""States of runs whose last evaluation says something about the trial."""
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -72,9 +75,9 @@ def collect(sweep: Sweep, best: bool, states: Mapping[str, str] | None = None) -
             end.state if end else (states or {}).get(name, "not begun") for name, end in zip(names, ends, strict=True)
         ]
         values, step = list[float | None](), 0
-        for name in names:
+        for name, state in zip(names, found_states, strict=True):
             found = _evaluations(name, sweep.record.metric)
-            values.append(value_of(found, sweep.record.direction, best))
+            values.append(value_of(found, sweep.record.direction, best) if state in _WITH_VALUE else None)
             step = max(step, max(found, default=0))
         state = next((state for state in found_states if state != "done"), "done")
         error = next((end.error for end in ends if end and end.error), "")

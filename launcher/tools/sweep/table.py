@@ -9,7 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from launcher.config import paths, strict_json
-from launcher.config.format import plural
+from launcher.config.format import plural, some
 from launcher.config.strict_json import DamagedFile, shown
 from launcher.storage.run_dir import RunDir
 from launcher.tools import recipe_differences
@@ -22,7 +22,7 @@ _UNBOUNDED = 10_000
 _CELL = 24
 """Maximum characters of a value in the table."""
 _ERRORS = 5
-"""Maximum number of failed trials whose errors are printed."""
+"""Maximum number of different errors that are printed."""
 
 
 def show(record: Record, found: Sequence[TrialResult], console: Console, of_best: bool) -> None:
@@ -40,11 +40,14 @@ def show(record: Record, found: Sequence[TrialResult], console: Console, of_best
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     failed = [result for result in rows if result.error]
-    for result in failed[:_ERRORS]:
-        line = f"{_runs(record, result)} failed: {shown(result.error, 300)}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if len(failed) > _ERRORS:
-        console.print(f"and {len(failed) - _ERRORS} more have failed", highlight=False)
+    by_error = {
+        error: [one for one in failed if one.error == error] for error in dict.fromkeys(r.error for r in failed)
+    }
+    for error, of_error in list(by_error.items())[:_ERRORS]:
+        names = some([result.runs[0] for result in of_error])
+        console.print(f"{names} failed: {shown(error, 300)}", highlight=False, markup=False, soft_wrap=True)
+    if len(by_error) > _ERRORS:
+        console.print(f"and others for {len(by_error) - _ERRORS} more reasons", highlight=False)
     if commands := [command for result in failed for name in result.runs if (command := _command(record, name))]:
         line = f"to try it again, and then this command: {commands[0]}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -71,7 +71,7 @@ def test_the_table_fits_and_prints_texts_as_they_are(sweep, width):
     assert all(len(line) <= width for line in lines[1:5])
     assert "[red]kind-2" in out.getvalue() or width == 40
     assert "0.5 ± 0.14" in out.getvalue() and "tiny-4..5" in out.getvalue()
-    assert "pruned at 4" in out.getvalue() and "tiny-2..3 failed: the loss [bold] exploded" in out.getvalue()
+    assert "pruned at 4" in out.getvalue() and "tiny-2 failed: the loss [bold] exploded" in out.getvalue()
 
 
 def test_the_picture_is_drawn_also_of_trials_that_have_failed(sweep, tmp_path):
