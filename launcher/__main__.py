@@ -4,13 +4,13 @@ import sys
 
 from launcher.distributed import logs, output_streams, signals
 
-_LASTING = ("run", "prepare", "submit", "cancel", "export")
+_LASTING = ("run", "sweep", "prepare", "submit", "cancel", "export")
 """Commands with lasting results. The others only print, and so end when the reader of their output ends."""
 
 
 def main() -> None:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")  # no option before it takes a value
-    listens = command == "run"  # a signal ends the others, like any program
+    listens = command in ("run", "sweep")  # a signal ends the others, like any program
     if listens:
         signals.listen()
     output_streams.set_up(lasting=command in _LASTING)

@@ -12,7 +12,7 @@ import launcher
 
 ROOT = Path(launcher.__file__).parent
 PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = ("deepspeed", "flash", "mlflow", "onnx", "tensorboard")
+EXTRAS = ("deepspeed", "flash", "mlflow", "onnx", "optuna", "tensorboard")
 
 
 def normalized(name: str) -> str:

@@ -129,6 +129,7 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("make ", make, "takes minutes, or is the suite that runs this test"),
     ("pip install", pip, "downloads; a test of its own installs the package into an empty environment"),
     (r"\. ", activate, "changes the shell that it is typed in"),
+    ("launcher sweep .*--(random|optuna)", parse, "twenty trials, or Slurm: tests/tools/sweep, tests/slurm train"),
     ("launcher submit", slurm_dry_run, "needs Slurm: tests/slurm submits to a real one"),
     ("launcher stop", parse, "needs a run that trains: tests/tools/test_stop.py stops some"),
     ("launcher doctor .*--cluster", parse, "needs nodes: tests/slurm and tests/schedulers check real ones"),

@@ -1,5 +1,8 @@
 """Commands that start training, here or in a queue."""
 
+from typing import Annotated
+
+import typer
 from rich.console import Console
 
 from launcher.tools import command_exit
@@ -49,4 +52,57 @@ def submit(
     tool.submit(load.recipe(recipe, overrides), profile, grid, dry_run, Console(stderr=True))
 
 
-COMMANDS = (run, submit)
+Grid = Annotated[
+    list[str] | None,
+    typer.Option("--grid", metavar="KEY=VALUES", help="Values that a key takes: optimizer.lr=1e-4,3e-4 (repeatable)."),
+]
+Random = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--random", metavar="KEY=RANGE",
+        help="Draw a key's values: log:1e-5:1e-3, float:0:0.3, int:1:8, or a list (repeatable).",
+    ),
+]  # fmt: skip
+Optuna = Annotated[
+    list[str] | None,
+    typer.Option("--optuna", metavar="KEY=RANGE", help="As --random, chosen by Optuna from the trials before."),
+]
+Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Trials of --random or --optuna.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", min=1, help="Seeds of each trial (default: the recipe's).")]
+Metric = Annotated[
+    str | None, typer.Option("--metric", help="Metric to compare by (default: the recipe's evaluate.metric).")
+]
+
+
+def sweep(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    grid: Grid = None,
+    random: Random = None,
+    optuna: Optuna = None,
+    trials: Trials = None,
+    seeds: Seeds = None,
+    metric: Metric = None,
+    cluster: options.ClusterFile = "local",
+    ranks: options.Ranks = None,
+    trust: options.Trust = None,
+) -> None:
+    """Train a recipe with many values of its keys, here or as a job array, and compare. Repeat it to go on."""
+    from launcher.config import load, plugins
+    from launcher.config.errors import UserError
+    from launcher.tools.sweep import sweep as tool
+    from launcher.tools.sweep.record import Method
+
+    methods = [name for name, values in (("grid", grid), ("random", random), ("optuna", optuna)) if values]
+    if len(methods) != 1:
+        what = "needs one of --grid, --random and --optuna, such as --grid optimizer.lr=1e-4,3e-4"
+        raise UserError(f"launcher sweep: {what}")
+    method: Method = "grid" if grid else "random" if random else "optuna"
+    profile, overrides = load.profile(cluster, overrides or [])
+    if plugins.is_queued(profile.scheduler):
+        profile = plugins.scheduler(profile.scheduler).complete(profile)
+    request = tool.Request(method, grid or random or optuna or [], trials, seeds, metric)
+    raise typer.Exit(tool.sweep(load.recipe(recipe, overrides), profile, ranks, request, Console(stderr=True)))
+
+
+COMMANDS = (run, sweep, submit)

@@ -9,6 +9,8 @@ from launcher.config.errors import UserError
 
 RUNS = Path("runs")
 """Folder of run folders, in the current folder."""
+SWEEPS = Path("sweeps")
+"""Folder of sweeps, in the current folder. A sweep's trials are runs, and so have folders in `RUNS`."""
 
 RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan.json", "facts.json", "environment.json"
 METRICS, JOB_LOG, LEDGER = "metrics.jsonl", "jobs.jsonl", "ledger.jsonl"

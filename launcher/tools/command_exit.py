@@ -25,6 +25,8 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 _KEY = re.compile(r"--(?P<key>\w+(?:\.\w+)+|seed|seeds|name)(?:=(?P<value>.*))?", re.DOTALL)
 """A recipe or profile key that is written like an option."""
+_OPTIONS = {"sweep": ("seeds",), "simulate": ("seed",)}
+"""Commands with options of such names."""
 
 
 def execute(app: Callable[..., object]) -> NoReturn:
@@ -81,8 +83,10 @@ def recipe_of(bundle: Path | None, recipe: str | None, overrides: Sequence[str])
 
 def check_words(words: Sequence[str]) -> None:
     """Raise UserError for a recipe key that is written like an option."""
+    command = next((word for word in words if not word.startswith("-")), "")
     for number, word in enumerate(itertools.takewhile(lambda word: word != "--", words)):
-        if found := _KEY.fullmatch(word):
+        found = _KEY.fullmatch(word)
+        if found and found["key"] not in _OPTIONS.get(command, ()):
             after = words[number + 1] if number + 1 < len(words) and found["value"] is None else None
             value = found["value"] or (after if after is not None and not after.startswith("-") else "VALUE")
             what = f"no such option; a key is changed without dashes: {found['key']}={value}"

@@ -44,23 +44,38 @@ def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -
 def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
     """Train to the last step, or print that the run is finished. Returns the outcome. `resume`: refuse to start without
     a checkpoint. Raises UserError."""
-    problems = writable_folders.temporary()
-    private_tmp.enter()  # the preparation uses this folder too
-    with signals.interrupting(private_tmp.leave):
-        run = _prepare(recipe, profile, ranks, resume, via, problems)
+    run = prepare(recipe, profile, ranks, resume, via)
     if why := over(run.resume, run.plan.steps):
         print(f"{run.folder.path}: {why}")
         return Outcome(0, {}, [])
-    scheduler = plugins.scheduler(profile.scheduler)
-    request = JobRequest(run.plan, profile, Path.cwd(), paths.cache().absolute(), via=via)
-    outcome = scheduler.submit(scheduler.render(request)).outcome
-    assert outcome is not None, "the job of a scheduler without a queue has ended"
+    tables.print_plan(run.plan, Console(stderr=True))
+    outcome = start(run, via)
     if not profile.scheduler.on_this_machine:
         return outcome
     if outcome.code == DONE:
         run_summary.summarize(run, Console())
     elif outcome.code == STOPPED and run.folder.whole():
         signals.say(f"to go on: {run.plan.command}")
+    return outcome
+
+
+def prepare(
+    recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool = False, via: launch_spec.Via = "elastic"
+) -> run_setup.PreparedRun:
+    """Plan and prepare a run, and write its folder unless nothing is left to train. A signal ends the work. Raises
+    UserError."""
+    problems = writable_folders.temporary()
+    private_tmp.enter()  # the preparation uses this folder too
+    with signals.interrupting(private_tmp.leave):
+        return _prepare(recipe, profile, ranks, resume, via, problems)
+
+
+def start(run: run_setup.PreparedRun, via: launch_spec.Via = "elastic") -> Outcome:
+    """Start the ranks of a prepared run, and wait for them. Returns the outcome."""
+    scheduler = plugins.scheduler(run.cluster.scheduler)
+    request = JobRequest(run.plan, run.cluster, Path.cwd(), paths.cache().absolute(), via=via)
+    outcome = scheduler.submit(scheduler.render(request)).outcome
+    assert outcome is not None, "the job of a scheduler without a queue has ended"
     return outcome
 
 
@@ -93,5 +108,4 @@ def _prepare(
     run_ledger.record_command(run.folder, prepare=time.monotonic() - begin)
     if via != "elastic":
         run.release()  # rank 0 of another starter acquires the lease itself
-    tables.print_plan(run.plan, Console(stderr=True))
     return run

@@ -87,6 +87,21 @@ def submit(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None, dry_run:
     _submit(sweep, points, plans[0])
 
 
+def submit_array(
+    name: str, runs: Sequence[Loaded[Recipe]], points: Sequence[int], profile: Cluster, console: Console
+) -> None:
+    """Submit some runs as one job array. `runs`: recipes of all runs, whose names are `name` with -0, -1 and so on;
+    `points`: indices of those to submit. Raises UserError."""
+    sweep = _Sweep(profile, name, list(runs), is_array=True)
+    first = run_setup.dry_run(runs[points[0]], profile, None)
+    for line in sweep.scheduler.notes():
+        console.print(line, highlight=False, markup=False)
+    if answer := _validated(sweep, sweep.render(first, points)):
+        console.print(answer, highlight=False, markup=False, soft_wrap=True)
+    _use_shared_cache(profile)
+    _submit(sweep, points, first)
+
+
 def _sweep(recipe: Loaded[Recipe], profile: Cluster, grid: Path | None) -> _Sweep:
     """Return the runs to submit. Raises UserError for a profile or a recipe that cannot be submitted."""
     if grid is not None and not plugins.scheduler(profile.scheduler).supports_arrays:

@@ -50,15 +50,16 @@ def map_points(points: Sequence[P], function: Callable[[P], T]) -> list[T]:
 
 
 def _product_points(value: dict[str, list[object]], origins: dict[Key, str]) -> list[list[str]]:
-    sides = [[_override(key, item, origins[key, i]) for i, item in enumerate(items)] for key, items in value.items()]
+    sides = [[override(key, item, origins[key, i]) for i, item in enumerate(items)] for key, items in value.items()]
     return [list(point) for point in product(*sides)]
 
 
 def _point_list(value: list[dict[str, object]], origins: dict[Key, str]) -> list[list[str]]:
-    return [[_override(key, item, origins[i, key]) for key, item in point.items()] for i, point in enumerate(value)]
+    return [[override(key, item, origins[i, key]) for key, item in point.items()] for i, point in enumerate(value)]
 
 
-def _override(key: str, value: object, origin: str) -> str:
+def override(key: str, value: object, origin: str) -> str:
+    """Return `key=value` with the value as JSON, which is YAML. `origin`: text with which a message about it begins."""
     return Override(f"{key}={json.dumps(value, ensure_ascii=False)}", origin)
 
 
