@@ -1,9 +1,16 @@
-"""Commands for what a run has learned."""
+"""Commands for what a run has learned, and from what."""
 
+from typing import Annotated
+
+import typer
 from rich.console import Console
 
 from launcher.tools import command_exit
 from launcher.tools import command_options as options
+
+SeenStep = Annotated[int, typer.Argument(metavar="STEP", min=1, help="A step of the run, from 1.")]
+Replay = Annotated[bool, typer.Option("--replay", help="Train this step again on one CPU process, and compare.")]
+SampleLimit = Annotated[int, typer.Option("--limit", min=0, help="Show at most so many samples.")]
 
 
 def evaluate(
@@ -41,6 +48,20 @@ def compare(runs: options.RunFolders, sort: options.SortMetric = None, csv: opti
     tool.compare(runs, Console(), sort, csv)
 
 
+def seen(
+    run: options.RunFolder,
+    step: SeenStep,
+    replay: Replay = False,
+    limit: SampleLimit = 10,
+    json: options.Json = False,
+    trust: options.Trust = None,
+) -> None:
+    """Show the samples of a step, with the rows of the source that they come from, and check the run's record."""
+    from launcher.tools.seen import seen as tool
+
+    raise typer.Exit(tool.seen(run, step, replay, limit, json))
+
+
 def export(
     run: options.RunFolder,
     checkpoint: options.Checkpoint = "best",
@@ -61,4 +82,4 @@ def export(
     print(tool.export(run, chosen, to, shard_size, Console(stderr=True), compress, benchmark))
 
 
-COMMANDS = (evaluate, predict, compare, export)
+COMMANDS = (evaluate, predict, compare, seen, export)

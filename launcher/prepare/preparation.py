@@ -69,13 +69,17 @@ class Preparation:
         """Fill the folder. Raises UserError for mistakes in the data."""
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are parallel
-        jobs = self._survey(self._shard_sources())
+        jobs = self.surveyed()
         if plugins.task(self.recipe.inner_task).tokenized:
             self._make_tokenizer(jobs)
         counted = self._make_samples(jobs)
         for side in SIDES:
             self._join_shards(jobs, side)
         self._write_facts(jobs, counted)
+
+    def surveyed(self) -> list[ShardJob]:
+        """Return the shards of the sources, with what has to be known before samples are made."""
+        return self._survey(self._shard_sources())
 
     def _shard_sources(self) -> list[ShardJob]:
         """Divide the sources into shards. Their total size is written to a file, for the message about a full disk."""
