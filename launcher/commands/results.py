@@ -9,6 +9,7 @@ from launcher.tools import command_exit
 from launcher.tools import command_options as options
 
 SeenStep = Annotated[int, typer.Argument(metavar="STEP", min=1, help="A step of the run, from 1.")]
+OtherRun = Annotated[str, typer.Argument(metavar="OTHER", help="The run to compare it with.")]
 Replay = Annotated[bool, typer.Option("--replay", help="Train this step again on one CPU process, and compare.")]
 SampleLimit = Annotated[int, typer.Option("--limit", min=0, help="Show at most so many samples.")]
 
@@ -62,6 +63,13 @@ def seen(
     raise typer.Exit(tool.seen(run, step, replay, limit, json))
 
 
+def diff(run: options.RunFolder, other: OtherRun, json: options.Json = False, trust: options.Trust = None) -> None:
+    """Compare two runs step by step: where they differ first, and why. Exits with 1 if they do, beyond rounding."""
+    from launcher.tools.diff import diff as tool
+
+    raise typer.Exit(tool.diff(run, other, json))
+
+
 def export(
     run: options.RunFolder,
     checkpoint: options.Checkpoint = "best",
@@ -82,4 +90,4 @@ def export(
     print(tool.export(run, chosen, to, shard_size, Console(stderr=True), compress, benchmark))
 
 
-COMMANDS = (evaluate, predict, compare, seen, export)
+COMMANDS = (evaluate, predict, compare, seen, diff, export)

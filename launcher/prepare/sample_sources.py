@@ -210,7 +210,9 @@ class SampleSources:
         for id, (start, _) in here.items():
             piece = start - begin
             known, row = self._samples.rows([id])[0], made.slice(piece, 1)
-            if row.num_rows != 1 or ("input_ids" in known and row["input_ids"][0].as_py() != known["input_ids"].tolist()):
+            if row.num_rows != 1 or (
+                "input_ids" in known and row["input_ids"][0].as_py() != known["input_ids"].tolist()
+            ):
                 raise Unattributable(f"sample {id} does not have the tokens that the source has at its place")
             yield id, _Part(int(numbers[0]), 0, 1, piece)
 

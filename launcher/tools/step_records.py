@@ -1,9 +1,9 @@
 """The training records of a run by step, read as a stream, also while the run writes them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from launcher.config import strict_json
 from launcher.config.strict_json import MOST_LINE, Wrong
@@ -11,6 +11,28 @@ from launcher.config.types import JsonObject
 from launcher.storage.run_files import check_metrics
 
 _HINT = "move the file away"
+
+
+class _Segment(NamedTuple):
+    """Records in the order of their steps, from `first` to `last`. `offset`: where to begin to read, in bytes."""
+
+    first: int
+    last: int
+    offset: int
+
+
+def _pieces(segments: Sequence[_Segment]) -> list[_Segment]:
+    """Return the parts of segments that no later segment replaces, in the order of their steps."""
+    pieces, later = list[_Segment](), list[_Segment]()
+    for segment in reversed(segments):
+        free = [segment]
+        for other in later:
+            before = [one._replace(last=min(one.last, other.first - 1)) for one in free]
+            after = [one._replace(first=max(one.first, other.last + 1)) for one in free]
+            free = [one for one in (*before, *after) if one.first <= one.last]
+        pieces += free
+        later.append(segment)
+    return sorted(pieces)
 
 
 class StepRecords:
@@ -23,39 +45,36 @@ class StepRecords:
     def __init__(self, file: Path):
         self._file = file
         self.damaged, self.last = 0, 0
-        self._segments = list[tuple[int, int]]()
-        """First step and offset of each piece of the file that counts; a piece ends at the first step of the next."""
+        self._segments = list[_Segment]()
         if strict_json.exists(file):
             self._scan()
 
     def _scan(self) -> None:
-        step = 0
+        """Find the segments of the file, each with ascending steps."""
         with strict_json.opened(self._file, _HINT) as data:
             for offset, record in _records(data):
                 if record is None:
                     self.damaged += 1
                     continue
-                if not self._segments or record["step"] <= step:
-                    while self._segments and self._segments[-1][0] >= record["step"]:
-                        self._segments.pop()
-                    self._segments.append((record["step"], offset))
                 step = record["step"]
+                if self._segments and step > self._segments[-1].last:
+                    self._segments[-1] = self._segments[-1]._replace(last=step)
+                else:
+                    self._segments.append(_Segment(step, step, offset))
                 self.last = max(self.last, step)
 
     def __iter__(self) -> Iterator[JsonObject]:
         if not self._segments:
             return
-        ends = [first for first, _ in self._segments[1:]]
         with strict_json.opened(self._file, _HINT) as data:
-            for (_, offset), end in zip(self._segments, [*ends, self.last + 1], strict=True):
-                data.seek(offset)
-                step = 0
+            for piece in _pieces(self._segments):
+                data.seek(piece.offset)
                 for _, record in _records(data):
-                    if record is not None:
-                        if not step < record["step"] < end:
+                    if record is not None and record["step"] >= piece.first:
+                        if record["step"] <= piece.last:
+                            yield record
+                        if record["step"] >= piece.last:
                             break
-                        step = record["step"]
-                        yield record
 
     def of(self, step: int) -> JsonObject | None:
         """Return the record of a step; None: there is none."""

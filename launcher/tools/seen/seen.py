@@ -147,7 +147,7 @@ def _where(part: Document, several: bool, named: bool) -> str:
 
 
 def _rendered(task: Task, sample: Sample, words: "PreTrainedTokenizerBase | None") -> Text:
-    text = Text.from_markup(task.render(sample, words))  # type: ignore[arg-type]
+    text = Text.from_markup(task.render(sample, words))
     text.plain = "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text.plain)
     return text
 
@@ -208,9 +208,7 @@ def _finite(values: JsonObject | None) -> JsonObject | None:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
-def _sample_json(
-    found: SeenStep, place: int, task: Task, words: "PreTrainedTokenizerBase | None"
-) -> JsonObject:
+def _sample_json(found: SeenStep, place: int, task: Task, words: "PreTrainedTokenizerBase | None") -> JsonObject:
     chosen = found.chosen
     id, sample = int(chosen.ids[place]), chosen.samples[place]
     row = found.rows.get(place)
