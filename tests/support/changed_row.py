@@ -1,6 +1,8 @@
 """Three runs for what looks at the steps of runs: whole, killed and resharded, and one of changed data."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import support
@@ -20,6 +22,9 @@ def runs() -> None:
     for ranks, step in ((2, 5), (1, 9)):
         process = support.start("run", "hurt.yaml", "--ranks", ranks)
         support.wait_for_step("runs/hurt", step, process, timeout=600)
+        if ranks == 2:  # while the run is there, its samples can be seen
+            os.killpg(process.pid, signal.SIGSTOP)
+            assert "equals the run's record" in support.launcher("seen", "runs/hurt", 2, "--limit", 1).stdout
         support.kill_group(process)
     support.launcher("run", "hurt.yaml", "--ranks", 3, timeout=600)
     shutil.copy("corpus.txt", "other.txt")

@@ -99,7 +99,8 @@ def _documents(data: RunData, chosen: StepSamples, limit: int) -> tuple[Mapping[
     if data.changed:
         return {}, data.changed
     try:
-        with sample_sources.opened(data.recipe, data.facts, data.prepared) as sources:
+        waiting = Console(stderr=True).status("finding the rows of the samples")
+        with waiting, sample_sources.opened(data.recipe, data.facts, data.prepared) as sources:
             return sources.documents(chosen.ids[:limit].tolist()), ""
     except UserError as error:
         return {}, str(error.problems[0])

@@ -8,10 +8,7 @@ import pytest
 import support
 from rich.console import Console
 
-from launcher.config import load
 from launcher.config.errors import UserError
-from launcher.prepare import run_setup
-from launcher.storage.run_dir import RunDir
 from launcher.tools.seen import run_data, seen, step_samples
 
 
@@ -113,18 +110,21 @@ def test_steps_that_a_run_does_not_have(in_place):
         seen.seen("runs/none", 1, False, 3, False)
 
 
-def test_packed_rows_have_offsets(in_place, capsys):
-    changes = {"data__validation": None, "data__max_length": 64}
-    recipe = support.mlm("packed", task__samples="packed", train__steps=4, **changes)
-    loaded = load.recipe(support.write(recipe, "packed.yaml"))
-    run_setup.create(run_setup.validate(loaded, load.cluster("local").value, 2)).release()
-    event = {"event": "started", "job": "by-hand", "ranks": 2, "step": 0, "start": 1}
-    (RunDir(Path("runs/packed")).job_log).write_text(json.dumps({**event, "time": 1.0}) + "\n")
-    assert seen.seen("runs/packed", 2, False, 12, True) == 0
-    rows = {}
-    for sample in json.loads(capsys.readouterr().out)["samples"]:
-        rows.setdefault(sample["row"], []).append((sample["row_start"], sample["tokens"]))
-    for parts in rows.values():
-        ends = [0, *(start + tokens for start, tokens in sorted(parts))]
-        assert [start for start, _ in sorted(parts)] == ends[:-1] and ends[-1] <= 64
-    assert max(map(len, rows.values())) > 1
+def test_packed_rows_have_offsets(seen_json, tmp_path):
+    """Packing changes neither the prepared samples nor the digests, so that the recipe of a run can be edited."""
+    run = Path(shutil.copytree("runs/whole", tmp_path / "packed"))
+    text = (run / "recipe.yaml").read_text()
+    assert "samples: documents" in text
+    (run / "recipe.yaml").write_text(text.replace("samples: documents", "samples: packed"))
+    most = 0
+    for step in range(1, 15):
+        found, code = seen_json(str(run), step)
+        rows = {}
+        for sample in found["samples"]:
+            rows.setdefault(sample["row"], []).append((sample["row_start"], sample["tokens"]))
+        for parts in rows.values():
+            ends = [0, *(start + tokens for start, tokens in sorted(parts))]
+            assert [start for start, _ in sorted(parts)] == ends[:-1] and ends[-1] <= 32
+        most = max(most, *map(len, rows.values()))
+        assert (code, found["ranks"]) == (0, 1)
+    assert most > 1
