@@ -146,6 +146,7 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("launcher run bert-text-classification", parse, "needs a model of the hub"),
     ("python -m benchmarks.gpu", check_gpu, "needs a GPU, or minutes: tests/test_gpu.py runs parts of it"),
     ("launcher parity", parse, "starts every layout: tests/tools/test_parity.py compares them"),
+    ("launcher diff", parse, "exits with 1 where runs differ: tests/tools/diff compares some"),
     ("launcher debug .*--overfit", parse, "200 steps: tests/tools/test_debug.py learns a batch"),
 ]  # fmt: skip
 """Commands that do not run as they stand: a pattern, what runs in their place, and why."""

@@ -110,6 +110,11 @@ def test_training_goes_back_leaves_the_batch_out_and_ends_where_a_clean_run_does
     assert first["spike"] == 1 and first["loss"] > 100 * losses("two", [SPIKE + 1])[0]
     found = json.loads(Path("runs/two/roll_backs.json").read_text())["spikes"]
     assert [(f["first"], f["step"], f["loss"]) for f in found] == [(19, SPIKE, first["loss"])]
+    replayed = [
+        json.loads(support.launcher("seen", "runs/killed", step, "--replay", "--json").stdout) for step in (22, 25)
+    ]
+    assert [(one["left_out"], one["replay"]["start"]) for one in replayed] == [(True, 0), (False, 0)]
+    assert replayed[1]["replay"]["difference"] < 1e-8
     garbage([])
     support.launcher("run", recipe("clean"), "--ranks", 1)
     last = np.arange(STEPS - 4, STEPS + 1)

@@ -1,4 +1,4 @@
-"""Commands for what a run has learned."""
+"""Commands for what a run has learned, and from what."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +26,10 @@ class _Side(StrEnum):
 
 
 Split = Annotated[_Side, typer.Option("--split", metavar="SIDE", help="validation or test (see data.test).")]
+SeenStep = Annotated[int, typer.Argument(metavar="STEP", min=1, help="A step of the run, from 1.")]
+OtherRun = Annotated[str, typer.Argument(metavar="OTHER", help="The run to compare it with.")]
+Replay = Annotated[bool, typer.Option("--replay", help="Train this step again on one CPU process, and compare.")]
+SampleLimit = Annotated[int, typer.Option("--limit", min=0, help="Show at most so many samples.")]
 
 
 def evaluate(
@@ -71,6 +75,27 @@ def report(runs: options.RunFolders, to: ReportFile = None) -> None:
     tool.report(runs, to, Console())
 
 
+def seen(
+    run: options.RunFolder,
+    step: SeenStep,
+    replay: Replay = False,
+    limit: SampleLimit = 10,
+    json: options.Json = False,
+    trust: options.Trust = None,
+) -> None:
+    """Show the samples of a step, with the rows of the source that they come from, and check the run's record."""
+    from launcher.tools.seen import seen as tool
+
+    raise typer.Exit(tool.seen(run, step, replay, limit, json))
+
+
+def diff(run: options.RunFolder, other: OtherRun, json: options.Json = False, trust: options.Trust = None) -> None:
+    """Compare two runs step by step: where they differ first, and why. Exits with 1 if they do, beyond rounding."""
+    from launcher.tools.diff import diff as tool
+
+    raise typer.Exit(tool.diff(run, other, json))
+
+
 def export(
     run: options.RunFolder,
     checkpoint: options.Checkpoint = "best",
@@ -91,4 +116,4 @@ def export(
     print(tool.export(run, chosen, to, shard_size, Console(stderr=True), compress, benchmark))
 
 
-COMMANDS = (evaluate, predict, compare, report, export)
+COMMANDS = (evaluate, predict, compare, report, export, seen, diff)

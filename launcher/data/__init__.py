@@ -12,9 +12,11 @@ of processes reads the same rows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from functools import partial
+from itertools import count
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -134,6 +136,15 @@ class Source(ABC):
 
         Raises UserError if the whole source is unusable: a column that no row has, a truncated archive.
         """
+
+    def places(self, key: str, part: Part) -> Iterator[Callable[[], str]]:
+        """Yield for each row of `rows`, bad ones included, a function that returns its place, such as file:line.
+
+        There may be more places than rows. The default numbers the rows of the part from 1.
+        """
+        where = ", ".join(part.files) or key
+        after = f" from {part.start}" if part.start else ""
+        return (partial("{} row {}{}".format, where, number, after) for number in count(1))
 
     def notes(self, key: str, part: Part) -> Sequence[str]:
         """Return notes for the user on how a part was read; empty: none.

@@ -120,6 +120,14 @@ def read_lines(
                 yield lines
 
 
+def line_places(file: str, start: int, stop: int | None) -> Iterator[Callable[[], str]]:
+    """Yield a function that returns the place of each line that begins in the range and is not blank."""
+    for lines in read_lines(file, start, stop):
+        for number, line in enumerate(["bad"] if lines.bad else lines.text.split("\n")):
+            if line and not line.isspace():
+                yield partial(lines.where, number)
+
+
 def check_line_ends(file: str) -> None:
     """Raise UserError if lines end with carriage returns alone, so that the whole file would be one line."""
     if compression(Path(file)):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from launcher.config.requested_columns import Column, resolved
@@ -105,6 +106,11 @@ def dataset_rows(
         at += table.num_rows
 
 
+def dataset_places(name: str, part: Part) -> Iterator[Callable[[], str]]:
+    """Yield functions that return the places of the rows of a part of a dataset, and of those after it."""
+    return (partial(_place, name, number) for number in count(part.start))
+
+
 def _wants_number(column: str) -> bool:
     return isinstance(column, Column) and column.wants == "number"
 
@@ -115,5 +121,5 @@ def _class_names(feature: object) -> Sequence[str] | None:
     return getattr(inner, "names", None)
 
 
-def _place(name: str, first: int, number: int) -> str:
+def _place(name: str, first: int, number: int = 0) -> str:
     return f"{name} row {first + number}"

@@ -1,6 +1,6 @@
 """Folders written by `save_to_disk` of `datasets`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +11,7 @@ from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError, first_line
 from launcher.data import BadRow, Part, Row, SourceConfig
 from launcher.data._files import fingerprint_folder
-from launcher.data._tables import dataset_parts, dataset_rows
+from launcher.data._tables import dataset_parts, dataset_places, dataset_rows
 
 if TYPE_CHECKING:
     import datasets
@@ -41,8 +41,13 @@ class Source(data.Source):
         return dataset_parts(_load(self.config, key))
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        name = self.config.path if self.config.split is None else f"{self.config.path}[{self.config.split}]"
-        return dataset_rows(_load(self.config, key), name, self.config, columns, key, part)
+        return dataset_rows(_load(self.config, key), self._name(), self.config, columns, key, part)
+
+    def places(self, key: str, part: Part) -> Iterator[Callable[[], str]]:
+        return dataset_places(self._name(), part)
+
+    def _name(self) -> str:
+        return self.config.path if self.config.split is None else f"{self.config.path}[{self.config.split}]"
 
 
 def _folder(config: Config, key: str) -> Path:

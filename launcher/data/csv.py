@@ -2,10 +2,11 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
+from itertools import islice
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import (
@@ -84,6 +85,10 @@ class Source(FilesSource):
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
         for file in part.files:
             yield from _rows(self.config, columns, key, file, self._records(file))
+
+    def places(self, key: str, part: Part) -> Iterator[Callable[[], str]]:
+        for file in part.files:
+            yield from (partial(str, record.where) for record in islice(_records(file, self.config), 1, None))
 
     def notes(self, key: str, part: Part) -> list[str]:
         """Return a note on each file whose quoted fields hold line breaks, as far as the file was read.

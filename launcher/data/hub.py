@@ -1,7 +1,7 @@
 """Datasets of the Hugging Face hub, or of a local folder that `datasets.load_dataset` reads."""
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten
@@ -13,7 +13,7 @@ from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.types import HubRepository
 from launcher.data import BadRow, Part, Row, SourceConfig
 from launcher.data._files import fingerprint_folder
-from launcher.data._tables import dataset_parts, dataset_rows
+from launcher.data._tables import dataset_parts, dataset_places, dataset_rows
 
 if TYPE_CHECKING:
     import datasets
@@ -51,8 +51,13 @@ class Source(data.Source):
         return dataset_parts(_load(self.config, key))
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
-        name = f"{self.config.name}[{self.config.split}]"
-        return dataset_rows(_load(self.config, key), name, self.config, columns, key, part)
+        return dataset_rows(_load(self.config, key), self._name(), self.config, columns, key, part)
+
+    def places(self, key: str, part: Part) -> Iterator[Callable[[], str]]:
+        return dataset_places(self._name(), part)
+
+    def _name(self) -> str:
+        return f"{self.config.name}[{self.config.split}]"
 
 
 def _check_readable(folder: Path, key: str) -> None:

@@ -1,6 +1,7 @@
 """Image files in one folder per label."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,9 @@ class Source(data.Source):
             root = next(root for root in reversed(roots) if file.is_relative_to(root))
             label, *inside = file.relative_to(root).parts
             yield _row(file, label if inside else None, columns)
+
+    def places(self, key: str, part: Part) -> Iterator[Callable[[], str]]:
+        return (partial(str, file) for file in part.files)
 
 
 def _row(file: Path, label: str | None, columns: Sequence[str]) -> Row | BadRow:

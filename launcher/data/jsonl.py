@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from launcher.data import BadRow, Part, Row
 from launcher.data._files import FilesSource, files
-from launcher.data._lines import LONE_RETURNS, file_parts, read_lines
+from launcher.data._lines import LONE_RETURNS, file_parts, line_places, read_lines
 from launcher.data._source import FilesConfig, canonical_row
 
 
@@ -28,6 +28,9 @@ class Source(FilesSource):
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
         return chain.from_iterable(_rows(self.config, columns, key, file, part) for file in part.files)
+
+    def places(self, key: str, part: Part) -> Iterator[Callable[[], str]]:
+        return chain.from_iterable(line_places(file, part.start, part.stop) for file in part.files)
 
 
 def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | BadRow]:

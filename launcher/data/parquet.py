@@ -1,6 +1,6 @@
 """Parquet files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -33,6 +33,13 @@ class Source(FilesSource):
 
     def rows(self, columns: Sequence[str], key: str, part: Part) -> Iterator[Row | BadRow]:
         return chain.from_iterable(_rows(self.config, columns, key, file, part) for file in part.files)
+
+    def places(self, key: str, part: Part) -> Iterator[Callable[[], str]]:
+        for file in part.files:
+            with _opened(file) as opened:
+                counts = [opened.metadata.row_group(n).num_rows for n in range(opened.num_row_groups)]
+            before = sum(counts[: part.start])
+            yield from (partial(_place, file, before, n) for n in range(sum(counts[part.start : part.stop])))
 
 
 def _rows(config: Config, columns: Sequence[str], key: str, file: str, part: Part) -> Iterator[Row | BadRow]:

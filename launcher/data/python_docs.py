@@ -7,8 +7,8 @@ import ast
 import platform
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +60,12 @@ class Source(data.Source):
         texts = ((text, label) for label, path in roots for text in _docstrings(path, _version(path)))
         found = ({"text": text, "label": label} for text, label in texts if len(text) >= self.config.shortest)
         return ({column: row[column] for column in columns if column in row} for row in found)
+
+    def places(self, key: str, part: Part) -> Iterator[Callable[[], str]]:
+        for _, path in (root for package in self.config.packages for root in _roots(package, key)):
+            for number, text in enumerate(_docstrings(path, _version(path)), start=1):
+                if len(text) >= self.config.shortest:
+                    yield partial("{} docstring {}".format, path, number)
 
 
 def _roots(package: str, key: str) -> list[tuple[str, Path]]:

@@ -9,7 +9,14 @@ from typing import Literal
 from launcher.config.errors import Problem, UserError
 from launcher.data import BadRow, Part, Row, _columns
 from launcher.data._files import FilesSource, files
-from launcher.data._lines import check_line_ends, file_parts, follows_blank_line, read_lines, strip_returns
+from launcher.data._lines import (
+    check_line_ends,
+    file_parts,
+    follows_blank_line,
+    line_places,
+    read_lines,
+    strip_returns,
+)
 from launcher.data._source import FilesConfig
 
 _BLANK = re.compile(r"\n\s*\n")
@@ -36,6 +43,27 @@ class Source(FilesSource):
             raise UserError(Problem(f"{key}.kind", "plain text has no labels (use jsonl, csv, hub, ...)"))
         reader = {"paragraph": _paragraphs, "line": _lines, "file": _whole_file}[self.config.document]
         return chain.from_iterable(reader(file, part.start, part.stop) for file in part.files)
+
+    def places(self, key: str, part: Part) -> Iterator[Callable[[], str]]:
+        places = {"paragraph": _paragraph_places, "line": line_places, "file": _file_places}[self.config.document]
+        return chain.from_iterable(places(file, part.start, part.stop) for file in part.files)
+
+
+def _file_places(file: str, start: int, stop: int | None) -> Iterator[Callable[[], str]]:
+    if next(line_places(file, start, stop), None) is not None:
+        yield partial(str, file)
+
+
+def _paragraph_places(file: str, start: int, stop: int | None) -> Iterator[Callable[[], str]]:
+    """Yield the places of the first lines of the paragraphs that begin in the range."""
+    inside = not follows_blank_line(file, start, stop)
+    for lines in read_lines(file, start, stop):
+        texts = ["bad"] if lines.bad else strip_returns(lines.text).removesuffix("\n").split("\n")
+        for number, line in enumerate(texts):
+            blank = not line or line.isspace()
+            if not blank and not inside:
+                yield partial(lines.where, number)
+            inside = not blank
 
 
 def _lines(file: str, start: int, stop: int | None) -> Iterator[Row | BadRow]:

@@ -73,7 +73,7 @@ class Preparation:
 
     def prepare(self) -> None:
         """Take the steps. Raises UserError."""
-        jobs = self._survey(self.shard_jobs(source_shards.leaves(self.recipe.data)))
+        jobs = self.surveyed()
         if plugins.task(self.recipe.inner_task).tokenized:
             self._make_tokenizer(jobs)
         counted = self.make_samples(jobs)
@@ -81,6 +81,10 @@ class Preparation:
         for side in SIDES:
             self.join_shards(jobs, side)
         self._collect_facts(jobs, counted)
+
+    def surveyed(self) -> list[ShardJob]:
+        """Return the shards of the sources, with what has to be known before samples are made."""
+        return self._survey(self.shard_jobs(source_shards.leaves(self.recipe.data)))
 
     def shard_jobs(self, leaves: Sequence[LeafSource], work: Path | None = None) -> list[ShardJob]:
         """Divide sources into shards. Their total size is written to a file, for the message about a full disk. `work`:

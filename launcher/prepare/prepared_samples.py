@@ -43,6 +43,10 @@ class PreparedSamples:
         lengths: NDArray[np.int64] = self._lengths[np.asarray(ids).tolist()]["length"].to_numpy().astype(np.int64)
         return lengths
 
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Return the samples [start, stop)."""
+        return self._dataset[start:stop]
+
     def rows(self, ids: Sequence[int] | NDArray[np.int64]) -> list[Row]:
         """Return these samples, in this order, with lists as numpy arrays."""
         if not len(ids):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import support
 from rich.console import Console
+from support import changed_row
 
 
 @pytest.fixture
@@ -42,3 +43,21 @@ def sorter(tmp_path_factory):
 def in_sorter(sorter, monkeypatch):
     monkeypatch.chdir(sorter)
     return Path("runs/sorter")
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """A folder with the runs of support.changed_row, and their cache."""
+    folder = support.corpus(tmp_path_factory.mktemp("seen"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("LAUNCHER_CACHE", str(folder / "cache"))
+        changed_row.runs()
+    return folder
+
+
+@pytest.fixture
+def in_place(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("LAUNCHER_CACHE", str(place / "cache"))
+    return place

@@ -167,11 +167,11 @@ def _versions(folder: RunDir) -> dict[str, str]:
 
 
 def _evaluation(folder: RunDir) -> Evaluation | None:
-    """Return the evaluation file of the latest step; None: there is none. Raises DamagedFile."""
+    """Return the evaluation file of the latest step on validation data; None: there is none. Raises DamagedFile."""
     files = {
         int(step): file
         for file in (folder.report.glob("evaluation-*.json") if folder.report.is_dir() else ())
-        if (step := file.stem.rpartition("-")[2]).isascii() and step.isdigit() and len(step) < 19
+        if (step := file.stem.removeprefix("evaluation-")).isascii() and step.isdigit() and len(step) < 19
     }
     return strict_json.read(files[max(files)], Evaluation, f"launcher evaluate {folder.path}") if files else None
 

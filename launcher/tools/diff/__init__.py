@@ -1,0 +1,1 @@
+"""`launcher diff`: where two runs differ, from which step on, and why."""
