@@ -40,7 +40,10 @@ class Data(Strict):
 
     train: Source
     """Source of the training rows."""
-    validation: Annotated[SerializeAsAny[Fraction | Plugin] | None, BeforeValidator(_validation)] = None
+    validation: Annotated[
+        SerializeAsAny[Fraction | Plugin] | None,
+        BeforeValidator(_validation, json_schema_input_type=Fraction | Source | None),
+    ] = None
     """Source of the validation rows, or `{fraction: 0.02}` of the training rows. Default: no evaluation."""
     max_length: int = Field(128, gt=2)
     """Maximum number of tokens of a sample, special tokens included."""
