@@ -1,10 +1,12 @@
 """The command line. For the exit codes (0, 1, 2, 69 and 75) see launcher.distributed.exit_codes."""
 
+import os
+
 import typer
 
 from launcher.commands import authoring, planning, results, training, watching
 from launcher.distributed import logs
-from launcher.tools import command_exit
+from launcher.tools import command_exit, completion
 from launcher.tools import command_options as options
 
 app = typer.Typer(
@@ -12,7 +14,6 @@ app = typer.Typer(
     help="A distributed training launcher for encoders. The global batch is the contract: where and how a recipe runs "
     "never changes what it learns.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -35,6 +36,7 @@ for _panel, _module in _PANELS.items():
 
 def main() -> None:
     """Run the command that sys.argv names, and exit with its code."""
+    completion.join_words(os.environ)
     command_exit.execute(app)
 
 

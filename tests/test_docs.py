@@ -125,12 +125,18 @@ def slurm_dry_run(words: Sequence[str]) -> None:
     run_launcher([*words, *([] if "--dry-run" in words else ["--dry-run"])])
 
 
+def completion(words: Sequence[str]) -> None:
+    """The program has the option."""
+    assert {*words[1:]} <= {name for option in typer.main.get_command(cli.app).params for name in option.opts}
+
+
 SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("make ", make, "takes minutes, or is the suite that runs this test"),
     ("pip install", pip, "downloads; a test of its own installs the package into an empty environment"),
     (r"\. ", activate, "changes the shell that it is typed in"),
     ("launcher sweep .*--(random|optuna)", parse, "twenty trials, or Slurm: tests/tools/sweep, tests/slurm train"),
     ("launcher submit", slurm_dry_run, "needs Slurm: tests/slurm submits to a real one"),
+    ("launcher --.*-completion", completion, "changes the user's shell: tests/tools/test_completion.py drives a bash"),
     ("launcher stop", parse, "needs a run that trains: tests/tools/test_stop.py stops some"),
     ("launcher doctor .*--cluster", parse, "needs nodes: tests/slurm and tests/schedulers check real ones"),
     ("launcher cancel", parse, "needs a submitted job: tests/slurm cancels real ones"),

@@ -13,11 +13,12 @@ import pkgutil
 import traceback
 from abc import ABCMeta
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
-from pydantic import BeforeValidator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from launcher.config import trust
 from launcher.config.base_model import hint
@@ -31,6 +32,25 @@ _CLASSES = {
 }  # fmt: skip
 """Class that a plug-in defines beside its Config, by folder. The folder's package has the base class of the same
 name."""
+
+
+FOLDERS = tuple(_CLASSES)
+"""All plug-in folders."""
+
+
+@dataclass(frozen=True)
+class KindValidator(BeforeValidator):
+    """Validator of a value whose `kind` names a plug-in.
+
+    `folder`: plug-in folder of the kinds. `optional`: the validator may infer the kind from other keys.
+    """
+
+    folder: str = ""
+    optional: bool = False
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, object]:
+        """Return a placeholder, because the kinds are imported when a value names them (see launcher.tools.schema)."""
+        return {"kinds": self.folder, "optional": self.optional}
 
 
 class KindError(ValueError):
@@ -148,7 +168,7 @@ def config_class(folder: str, kind: str, base: type[P]) -> type[P]:
     return config
 
 
-def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
+def plugin(folder: str, base: type[Plugin] = Plugin) -> KindValidator:
     """Return a pydantic annotation that validates a value as the Config of its kind, a subclass of `base`.
 
     The value is a map with `kind`, or the bare name of a kind.
@@ -168,4 +188,4 @@ def plugin(folder: str, base: type[Plugin] = Plugin) -> BeforeValidator:
         except KindError as error:
             raise PydanticCustomError("kind", "{what}", {"what": str(error)}) from error
 
-    return BeforeValidator(parse)
+    return KindValidator(parse, folder=folder)

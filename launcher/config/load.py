@@ -4,7 +4,7 @@ mistake is reported with its line."""
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -80,6 +80,15 @@ def trusted(file: Path) -> Loaded[Recipe]:
 def plain(file: Path) -> JsonObject:
     """Read a resolved recipe without validating it or importing plug-ins. Raises UserError."""
     return documents.read(file, _RESOLVED).value
+
+
+def raw(file: str, folder: str, overrides: Sequence[str] = ()) -> JsonObject:
+    """Read a recipe (`folder`: recipes) or a profile (cluster) with its bases and overrides, without validating it or
+    importing plug-ins. Raises UserError."""
+    document = _read(_find(file, folder))
+    return functools.reduce(
+        lambda below, text: documents.merge(below, documents.of_override(text), parts=True), overrides, document
+    ).value
 
 
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
@@ -180,19 +189,10 @@ def _checked(kind: type[T], document: Document, overrides: Sequence[str], stored
     any."""
     with trust.loading(stored, _dotted_paths(overrides)):
         loaded = replace(_typed(kind, document, overrides), stored=stored)
-    if stored is None and (paths := list(_secrets(loaded.document.value))):
+    if stored is None and (paths := list(secret_values.paths(loaded.document.value))):
         texts = [(loaded.document.origin(path), ".".join(map(str, path))) for path in paths]
         raise UserError([f"{origin}: {shown(key)}: {secret_values.ADVICE}" for origin, key in texts])
     return loaded
-
-
-def _secrets(value: Value, path: Key = ()) -> Iterator[Key]:
-    """Yield the paths of texts that hold a known kind of secret, which would be copied to the run folder."""
-    if isinstance(value, str) and secret_values.is_known_key(value):
-        yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield from _secrets(item, (*path, key))
 
 
 def _artefact(document: Document) -> Path | None:

@@ -94,9 +94,12 @@ Variable = Annotated[
     str,
     matching(r"[A-Za-z_][A-Za-z0-9_]*", "should be the name of a variable: letters, digits and _, no digit first"),
 ]
-Duration = Annotated[str, BeforeValidator(_duration)]
+Duration = Annotated[
+    str, BeforeValidator(_duration, json_schema_input_type=Annotated[str, Field(pattern=r"^[1-9][0-9]*[smhd]$")])
+]
 """A time such as 90s, 10m, 2h or 1d."""
-Nodes = Annotated[tuple[int, int], BeforeValidator(_node_range)]
+_NodesWritten = PositiveInt | Annotated[str, Field(pattern=r"^[0-9]+:[0-9]+$")] | tuple[PositiveInt, PositiveInt]
+Nodes = Annotated[tuple[int, int], BeforeValidator(_node_range, json_schema_input_type=_NodesWritten)]
 
 
 def refuse_variables(value: str) -> str:

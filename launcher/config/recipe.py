@@ -68,10 +68,16 @@ class Data(Strict):
 
     train: Source
     """Source of the training rows."""
-    validation: Annotated[SerializeAsAny[Fraction | Fold | Plugin] | None, BeforeValidator(_validation)] = None
+    validation: Annotated[
+        SerializeAsAny[Fraction | Fold | Plugin] | None,
+        BeforeValidator(_validation, json_schema_input_type=Fraction | Fold | Source | None),
+    ] = None
     """Source of the validation rows, or `{fraction: 0.02}` of the training rows, or one of several folds of them:
     `{fold: 0, of: 5}`. Default: no evaluation."""
-    test: Annotated[SerializeAsAny[Share | Plugin] | None, BeforeValidator(_test)] = None
+    test: Annotated[
+        SerializeAsAny[Share | Plugin] | None,
+        BeforeValidator(_test, json_schema_input_type=Share | Source | None),
+    ] = None
     """Source of the test rows, or `{fraction: 0.1}` of the training rows. Only `launcher evaluate RUN --split test`
     reads them. Default: no test set."""
     folds: int | None = Field(None, ge=2)

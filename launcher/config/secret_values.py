@@ -7,6 +7,7 @@ is no secret, and neither are numbers, paths and addresses.
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 ADVICE = "looks like a secret (set it in your environment, and name it in env_from of the cluster profile)"
 """Message for a value that is refused. It does not repeat the value."""
@@ -69,3 +70,12 @@ def _is_random(name: str, value: str) -> bool:
 def _entropy(text: str) -> float:
     """Return the Shannon entropy of the characters of a text, in bits per character."""
     return -sum(count / len(text) * math.log2(count / len(text)) for count in Counter(text).values())
+
+
+def paths(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the paths of texts that hold a known kind of secret, which would be copied to the run folder."""
+    if isinstance(value, str) and is_known_key(value):
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from paths(item, (*path, key))

@@ -47,13 +47,19 @@ def _every_steps(value: object) -> object:
     return value
 
 
-StepsOrTime = Annotated[Annotated[int, Field(gt=0)] | str, BeforeValidator(_interval)]
+_Steps = Annotated[int, Field(gt=0)]
+_StepsWritten = Annotated[str, Field(pattern=r"^every [1-9][0-9]*( steps?)?$")]
+_IntervalWritten = Annotated[str, Field(pattern=r"^(auto|continuous|[1-9][0-9]*[smhd])$")]
+StepsOrTime = Annotated[_Steps | str, BeforeValidator(_interval, json_schema_input_type=_Steps | _IntervalWritten)]
 
 
 def _checkpointing(value: object) -> object:
     if not (isinstance(value, str) and re.fullmatch(r"none|layers|every [1-9]\d*", value)):
         raise PydanticCustomError("activation_checkpointing", "should be none, layers, or every N (such as every 2)")
     return value
+
+
+_CheckpointedWritten = Literal["none", "layers"] | Annotated[str, Field(pattern=r"^every [1-9][0-9]*$")]
 
 
 class Spike(Strict):
@@ -91,7 +97,9 @@ class Train(Strict):
     a model or task whose outputs do not."""
     compile: bool = False
     """Compile the model layer by layer with torch.compile."""
-    activation_checkpointing: Annotated[str, BeforeValidator(_checkpointing)] = "none"
+    activation_checkpointing: Annotated[
+        str, BeforeValidator(_checkpointing, json_schema_input_type=_CheckpointedWritten)
+    ] = "none"
     """Layers that recompute their activations in the backward pass: `none`, `layers` (all) or `every N`."""
     abort_after: int = Field(10, gt=0)
     """Number of consecutive steps with a gradient that is not finite, or of consecutive spikes under `skip` or
@@ -142,7 +150,9 @@ class Checkpoint(Strict):
     """Number of newest checkpoints to keep. The best checkpoint is kept in addition."""
     keep_every: int | None = Field(None, gt=0)
     """Keep every checkpoint whose step is a multiple of this, in addition. Default: none."""
-    memory: Annotated[int, Field(gt=0), BeforeValidator(_every_steps)] | None = None
+    memory: Annotated[_Steps, BeforeValidator(_every_steps, json_schema_input_type=_Steps | _StepsWritten)] | None = (
+        None
+    )
     """Steps between copies of the state in the memory of the nodes, from which a restart resumes when a rank has died.
     Default: no copies."""
 

@@ -14,9 +14,9 @@ of processes reads the same rows.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field

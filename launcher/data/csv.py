@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import (
     BeforeValidator,
+    Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
@@ -46,13 +47,17 @@ def _quote(value: object) -> str | None:
     return value
 
 
+_DelimiterWritten = Annotated[str, Field(pattern=r"^([^\"\r\n]|\\t)$")]
+_QuoteWritten = Annotated[str, Field(pattern=r"^([^\r\n]|none)$")] | None
+
+
 class Config(FilesConfig):
     """Rows of CSV or TSV files."""
 
     kind: Literal["csv"] = "csv"
-    delimiter: Annotated[str, BeforeValidator(_delimiter)] = ","
+    delimiter: Annotated[str, BeforeValidator(_delimiter, json_schema_input_type=_DelimiterWritten)] = ","
     """Character between two fields; "\\t" for tabs."""
-    quote: Annotated[str | None, BeforeValidator(_quote)] = '"'
+    quote: Annotated[str | None, BeforeValidator(_quote, json_schema_input_type=_QuoteWritten)] = '"'
     """Character around fields that contain delimiters or line breaks; none: no quoting, as in most TSV files."""
 
     @model_validator(mode="after")

@@ -226,7 +226,7 @@ def own_rows(job: ShardJob) -> Iterator[tuple[Ids, pa.RecordBatch]]:
         numbers = np.arange(seen, seen + batch.num_rows, dtype=np.int64)
         seen += batch.num_rows
         if batch.num_rows:
-            kept = ~np.isin(numbers, dropped) & ~job.held_out(batch)
+            kept = ~np.isin(numbers, dropped) & job.split(batch)[job.shard.leaf.side]
             if kept.any():
                 yield numbers[kept], batch.filter(pa.array(kept))
 

@@ -63,7 +63,11 @@ def _check_time(value: str) -> str:
 
 Option = Annotated[Line, AfterValidator(refuse_variables)]
 """A value of an option of sbatch. Variables in it are not expanded."""
-Time = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v), AfterValidator(_check_time)]
+Time = Annotated[
+    str,
+    BeforeValidator(lambda v: str(v) if type(v) is int else v, json_schema_input_type=int | str),
+    AfterValidator(_check_time),
+]
 
 
 class Container(Strict):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import SerializeAsAny
 from pydantic_core import PydanticCustomError
 
 from launcher.config import kinds, load, plugins, strict_json
@@ -35,7 +35,7 @@ def _with_kind(value: object) -> object:
     return kinds.plugin("models").func({"kind": kind, **value})  # type: ignore[call-arg]
 
 
-Teacher = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_with_kind)]
+Teacher = Annotated[SerializeAsAny[ModelConfig], kinds.KindValidator(_with_kind, folder="models", optional=True)]
 
 
 def check(teacher: ModelConfig, auto_class: str, facts: "Facts", folder: Path) -> None:

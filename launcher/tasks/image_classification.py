@@ -40,11 +40,15 @@ def _size(value: object) -> object:
     return value if value is None else tuple(sides)
 
 
+_Pixels = Annotated[int, Field(gt=0)]
+_SizeWritten = _Pixels | tuple[_Pixels, _Pixels] | None
+
+
 class Config(_single_label.SingleLabelConfig):
     """One label for each image."""
 
     kind: Literal["image_classification"] = "image_classification"
-    size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
+    size: Annotated[tuple[int, int] | None, BeforeValidator(_size, json_schema_input_type=_SizeWritten)] = None
     """Size to which images are scaled: pixels, or [height, width]. Default: that of the images, which must be the same
     for all."""
     channels: Literal[1, 3] | None = None

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from launcher.tools import completion
+
 
 class Command(typer.core.TyperCommand):
     """A command whose help shows no type for options without a value."""
@@ -74,19 +76,48 @@ Version = Annotated[
     bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log what the launcher does.")]
-RecipeFile = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
+RecipeFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe file, or the name of a shipped one.", autocompletion=completion.recipes
+    ),
+]
 OptionalRecipeFile = Annotated[
-    str | None, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")
+    str | None,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe file, or the name of a shipped one.", autocompletion=completion.recipes
+    ),
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides: key.path=value.")]
-ClusterFile = Annotated[str, typer.Option("--cluster", help="A cluster profile: a file, or the name of a shipped one.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Overrides: key.path=value.", autocompletion=completion.overrides),
+]
+ClusterFile = Annotated[
+    str,
+    typer.Option(
+        "--cluster", help="A cluster profile: a file, or the name of a shipped one.", autocompletion=completion.profiles
+    ),
+]
 QueueFile = Annotated[
-    str | None, typer.Option("--cluster", help="A cluster profile with a queue: a file, or the name of a shipped one.")
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="A cluster profile with a queue: a file, or the name of a shipped one.",
+        autocompletion=completion.profiles,
+    ),
 ]
-RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart-pretrain.")]
-RunFolders = Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders.")]
+RunFolder = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run folder, such as runs/quickstart-pretrain.", autocompletion=completion.runs
+    ),
+]
+RunFolders = Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders.", autocompletion=completion.runs)]
 AnyRunFolders = Annotated[
-    list[str] | None, typer.Argument(metavar="RUN", help="Runs, such as runs/quickstart-pretrain (all here).")
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN", help="Runs, such as runs/quickstart-pretrain (all here).", autocompletion=completion.runs
+    ),
 ]
 Ranks = Annotated[int | None, typer.Option("--ranks", min=1, help="Ranks to start (default: one a device).")]
 RankCounts = Annotated[str, typer.Option("--ranks", metavar="N[,N...]", help="Numbers of ranks.")]
@@ -101,7 +132,9 @@ Traced = Annotated[
     bool, typer.Option("--trace", help="Build and step one rank on fake tensors, and show its memory by purpose.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Checkpoint = Annotated[str, typer.Option("--checkpoint", help="latest, best, or a step.")]
+Checkpoint = Annotated[
+    str, typer.Option("--checkpoint", help="latest, best, or a step.", autocompletion=completion.checkpoints)
+]
 
 Processes = Annotated[
     int | None, typer.Option("--processes", min=1, help="Processes that tokenise (default: one a processor).")
@@ -173,9 +206,22 @@ Assumed = Annotated[
 ]
 
 SubmittedRun = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run that was submitted, such as runs/quickstart-pretrain.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run that was submitted, such as runs/quickstart-pretrain.",
+        autocompletion=completion.runs,
+    ),
 ]
-RunningRun = Annotated[str, typer.Argument(metavar="RUN", help="A run that trains, such as runs/quickstart-pretrain.")]
+RunningRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run that trains, such as runs/quickstart-pretrain.", autocompletion=completion.runs
+    ),
+]
 Wait = Annotated[bool, typer.Option(help="Wait until the run has left, and say which step is saved.")]
-CopiedRecipe = Annotated[str | None, typer.Option("--copy", metavar="NAME", help="Copy this one here.")]
+CopiedRecipe = Annotated[
+    str | None,
+    typer.Option("--copy", metavar="NAME", help="Copy this one here.", autocompletion=completion.shipped_recipes),
+]
 CopyTarget = Annotated[Path, typer.Option("--to", help="The file or folder to copy to.")]
