@@ -108,7 +108,7 @@ def test_a_variable_that_is_not_set_is_one_line_before_anything_starts(canaries,
     support.write(support.small())
     done = support.launcher(command, "recipe.yaml", "--cluster", "mine.yaml", code=2)
     advice = "export it before this command, or take it out"
-    assert done.stderr.splitlines() == [f"--cluster mine.yaml: env_from: HF_TOKEN is not set here ({advice})"]
+    assert done.stderr.splitlines() == [f"mine.yaml:2: env_from: HF_TOKEN is not set here ({advice})"]
     assert not Path("runs").exists()
 
 
