@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import localtime, strftime
-from typing import TYPE_CHECKING
 
 from launcher import __version__
 from launcher.tools.report import drawing, palette, panels, report_tables, svg, time_line
 from launcher.tools.report.drawing import Drawing, Panel
 from launcher.tools.report.report_tables import Confusion, PageTable
 from launcher.tools.report.run_data import RunData
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 _TEMPLATE = "page.html.j2"
 _CURVES = (
@@ -23,9 +19,9 @@ _CURVES = (
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure in a section. `kind`: class of the style sheet."""
+    """A figure in a section. `svg`: an element whose texts are escaped. `kind`: class of the style sheet."""
 
-    svg: "Markup"
+    svg: str
     kind: str = ""
 
 
@@ -193,11 +189,9 @@ class Page:
         return [self._figure(drawing.draw(panel), kind, kept) for panel in found]
 
     def _figure(self, drawn: Drawing, kind: str, kept: bool) -> PageFigure:
-        from markupsafe import Markup
-
         if kept:
             self.drawings.append(drawn)
-        return PageFigure(Markup(svg.inline(drawn)), kind)  # its texts are escaped
+        return PageFigure(svg.inline(drawn), kind)
 
 
 def _classifies(run: RunData) -> bool:

@@ -1,8 +1,10 @@
 """`launcher report`: files of a real run, damaged runs, and runs of a million steps."""
 
+import fnmatch
 import io
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +162,13 @@ def test_several_runs_have_a_page_in_the_current_folder(tmp_path, monkeypatch, w
     shutil.copytree(whole, "other")
     report([str(whole), "other"], None, silent())
     assert Path("report/index.html").is_file() and Path("report/loss.png").is_file()
+
+
+def test_the_template_is_a_part_of_the_package():
+    """The wheel has all files below the package that git does not ignore."""
+    root = Path(__file__).parents[3]
+    build = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert build["packages"] == ["launcher"] and not build.keys() & {"exclude", "only-include"}
+    for name in ("page.html.j2", "page.css"):
+        assert (root / "launcher/tools/report" / name).is_file()
+        assert not any(fnmatch.fnmatch(name, line) for line in (root / ".gitignore").read_text().split())
