@@ -72,6 +72,7 @@ def test_a_plan_decides_every_number(workspace):
         "tokens": 6300,
         "fill": None,
         "documents": None,
+        "held_out": {"validation": 20},
         "left_out": {},
         "sources": {},
         "model": "BertForMaskedLM",
