@@ -153,7 +153,9 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("python -m benchmarks.gpu", check_gpu, "needs a GPU, or minutes: tests/test_gpu.py runs parts of it"),
     ("launcher parity", parse, "starts every layout: tests/tools/test_parity.py compares them"),
     ("launcher diff", parse, "exits with 1 where runs differ: tests/tools/diff compares some"),
-    ("launcher debug .*--overfit", parse, "200 steps: tests/tools/test_debug.py learns a batch"),
+    ("launcher new", parse, "writes a recipe for a file: tests/tools/test_new.py does, and trains it"),
+    ("launcher debug .*--profile", parse, "tests/tools/debug/test_examinations.py reads a trace"),
+    ("launcher debug .*--overfit", parse, "200 steps: tests/tools/debug/test_debug.py learns a batch"),
 ]  # fmt: skip
 """Commands that do not run as they stand: a pattern, what runs in their place, and why."""
 

@@ -1,10 +1,22 @@
 """Commands that look before training starts, and start no run."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 from rich.console import Console
 
 from launcher.distributed import output_streams
 from launcher.tools import command_options as options
+
+LayerMemory = Annotated[bool, typer.Option("--memory", help="Show the memory of each layer after the steps.")]
+GradientCheck = Annotated[
+    bool, typer.Option("--check-gradients", help="Compare some gradients with finite differences, in float64.")
+]
+Trace = Annotated[
+    Path | None, typer.Option("--profile", help="Write a trace of the steps to this .json, and list what costs most.")
+]
+PostMortem = Annotated[bool, typer.Option("--post-mortem", help="Start pdb where an exception is raised.")]
 
 
 def plan(
@@ -62,13 +74,18 @@ def debug(
     steps: options.DebugSteps = None,
     overfit: options.Overfit = False,
     show: options.ShownSamples = 3,
+    memory: LayerMemory = False,
+    check_gradients: GradientCheck = False,
+    profile: Trace = None,
+    post_mortem: PostMortem = False,
     trust: options.Trust = None,
 ) -> None:
     """Train some steps in this process, where breakpoint() works, after showing the first batch."""
-    from launcher.tools import debug as tool
+    from launcher.tools.debug import debug as tool
 
-    code = tool.debug(recipe, overrides or [], steps or (200 if overfit else 3), overfit, show, Console())
-    raise typer.Exit(code)
+    count = steps or (200 if overfit else 3)
+    session = tool.Session(count, overfit, show, memory, check_gradients, profile, post_mortem)
+    raise typer.Exit(tool.debug(recipe, overrides or [], session, Console()))
 
 
 def parity(

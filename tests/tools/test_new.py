@@ -156,7 +156,10 @@ WRONG = {
     "header.csv": (b"text,label\n", "has no rows"),
     "latin.csv": (b"text,label\n" + "caf\xe9,a\n".encode("latin-1") * 9, "not UTF-8"),
     "one.csv": (b"text,label\n" + b"some words here,a\n" * 9, "has the same value in every row"),
-    "ids.csv": ("text,label\n" + "".join(f"some words,c{n}\n" for n in range(999)), "999 different values in 999 rows"),
+    "ids.csv": (
+        "text,label\n" + "".join(f"some words {n},c{n}\n" for n in range(999)),
+        "999 different values in 999 rows",
+    ),
     "numbers.csv": (b"a,b\n" + b"1,2\n" * 9, "no column holds texts (there are: a, b"),
     "two.csv": (
         "text,kind,colour\n" + "a b c,x,r\nd e f,y,g\n" * 9,

@@ -51,11 +51,13 @@ def test_the_first_batch_is_shown_with_its_masked_tokens_marked_and_its_shapes()
 
 
 def test_a_marked_token_is_highlighted_on_a_terminal(printed):
-    from launcher.tools import debug as tool
+    from launcher.tools.debug import debug as tool
 
     support.write(support.mlm())
     plain, styled = (
-        "\n".join(printed(lambda console: tool.debug("recipe.yaml", [], 1, False, 1, console), 200, styled))
+        "\n".join(
+            printed(lambda console: tool.debug("recipe.yaml", [], tool.Session(1, samples=1), console), 200, styled)
+        )
         for styled in (False, True)
     )
     (mark, *_) = re.findall(r"\S+→\S+", plain)
@@ -63,10 +65,10 @@ def test_a_marked_token_is_highlighted_on_a_terminal(printed):
 
 
 def test_output_fits_eighty_columns(printed):
-    from launcher.tools import debug as tool
+    from launcher.tools.debug import debug as tool
 
     support.write(support.mlm())
-    lines = printed(lambda console: tool.debug("recipe.yaml", [], 2, False, 3, console))
+    lines = printed(lambda console: tool.debug("recipe.yaml", [], tool.Session(2), console))
     assert all(len(line.rstrip()) <= 80 for line in lines if not line.startswith("note: "))
     assert not any("…" in line for line in lines if "  torch." not in line)
 

@@ -4,10 +4,13 @@ There are no other ranks and no loader workers, and anomaly detection is on. The
 """
 
 import os
+import pdb
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +19,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.config import env_vars, load
+from launcher.config.errors import UserError, first_line, shown
 from launcher.config.format import human
 from launcher.config.types import JsonObject
 from launcher.distributed import private_tmp
+from launcher.distributed.exit_codes import FAILED
 from launcher.lr_schedules import constant
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
@@ -34,9 +39,27 @@ _LEARNT = 0.1
 """Fraction of the first loss below which a batch counts as memorised."""
 
 
-def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown: int, console: Console) -> int:
-    """Show the first batch, then train some steps. Returns the exit code. `overfit`: train only on that batch. `shown`:
-    number of samples to show. Raises UserError."""
+@dataclass(frozen=True)
+class Session:
+    """What a session does. `steps`: to train; `overfit`: only on the first batch; `samples`: number of samples to show.
+    `memory`: show the memory of each layer; `check_gradients`: compare gradients with finite differences; `profile`:
+    file for a trace of the steps; `post_mortem`: start pdb at an exception."""
+
+    steps: int
+    overfit: bool = False
+    samples: int = 3
+    memory: bool = False
+    check_gradients: bool = False
+    profile: Path | None = None
+    post_mortem: bool = False
+
+
+def debug(file: str, overrides: Sequence[str], session: Session, console: Console) -> int:
+    """Show the first batch, then train some steps. Returns the exit code. Raises UserError."""
+    if session.post_mortem and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError("--post-mortem: needs a terminal for pdb (leave it out for a traceback)")
+    if session.profile is not None and not session.profile.absolute().parent.is_dir():
+        raise UserError(f"--profile: {shown(str(session.profile.parent))}: no such folder")
     env_vars.set_rank_defaults(os.environ)
     problems = writable_folders.temporary()  # must come before private_tmp replaces the folder
     private_tmp.enter()
@@ -44,37 +67,74 @@ def debug(file: str, overrides: Sequence[str], steps: int, overfit: bool, shown:
     recipe = load.recipe(file, [*overrides, *ours])
     prepared = run_setup.validate(recipe, load.local_cluster(), 1, problems)
     with tempfile.TemporaryDirectory(prefix="launcher-debug-") as folder:
-        return _session(replace(prepared, folder=RunDir(Path(folder)), resume=None), steps, overfit, shown, console)
+        temporary = replace(prepared, folder=RunDir(Path(folder)), resume=None)
+        with _stopped_where_it_broke(session.post_mortem, console) as broken:
+            return _run(temporary, session, console)
+        return FAILED if broken else 0
 
 
-def _session(prepared: run_setup.PreparedRun, steps: int, overfit: bool, shown: int, console: Console) -> int:
+@contextmanager
+def _stopped_where_it_broke(wanted: bool, console: Console) -> Iterator[list[str]]:
+    """Start pdb in the frame that raises an exception. Yields a list to which the exception's text is added.
+
+    The check of a model before the first step reports an exception of the user's code as a UserError, whose cause is
+    the exception.
+    """
+    broken = list[str]()
+    try:
+        yield broken
+    except Exception as failure:
+        error = failure.__context__ if isinstance(failure, UserError) else failure
+        if not wanted or error is None:
+            raise
+        broken.append(f"{type(error).__name__}: {first_line(error)}")
+        console.print(f"[red]failed[/]: {escape(shown(broken[0]))} (pdb: w shows the calls, u goes up, q leaves)")
+        pdb.post_mortem(error.__traceback__)
+
+
+def _run(prepared: run_setup.PreparedRun, session: Session, console: Console) -> int:
     import torch
 
     from launcher import build
     from launcher.distributed import process_group
     from launcher.distributed.stop_requests import StopMonitor
-    from launcher.train import loop
-    from launcher.train.step_sync import sync_step_info
+    from launcher.tools.debug import gradient_check, layer_memory, profiler
 
     group = process_group.connect(process_group.RankInfo(), prepared.plan.device)
     run, notes = build.build(prepared, group, StopMonitor(), None, workers=0)
     for note in [*prepared.notes, *notes]:
         console.print(f"[yellow]note[/]: {escape(note)}", soft_wrap=True)
-    _show(prepared, run, shown, console)
-    if overfit:
-        run = replace(run, schedule=constant.Schedule(constant.Config(), steps), steps=steps)
-    first, losses = next(iter(run.batches)), list[float]()
+    _show(prepared, run, session.samples, console)
+    if session.overfit:
+        run = replace(run, schedule=constant.Schedule(constant.Config(), session.steps), steps=session.steps)
+    first, reached = next(iter(run.batches)), gradient_check.Reached(run.engine.unwrapped)
     overflows = run.recipe.train.precision == "fp16"  # fp16 may overflow: the step is repeated
-    with torch.autograd.set_detect_anomaly(True, check_nan=not overflows):
-        for number, batch in zip(
-            range(min(steps, run.steps)), _repeat(first) if overfit else run.batches, strict=False
-        ):
-            record = loop.step(run, batch, sync_step_info(run.process, batch), time.perf_counter())
-            losses.append(record["loss"])
-            if not overfit or number % max(1, steps // 20) == 0:
-                _print_step(record, console)
+    with (
+        profiler.traced(session.profile, run.process.device.type, console),
+        torch.autograd.set_detect_anomaly(session.profile is None, check_nan=not overflows),
+    ):
+        losses = _train(run, first, session, console)
+    reached.report(len(losses), console)
     console.print(f"memory: {human(_resident())} resident", highlight=False)
-    return _verdict(losses, console) if overfit else 0
+    if session.memory:
+        layer_memory.show(run, first, console)
+    code = _verdict(losses, console) if session.overfit else 0
+    return max(code, gradient_check.compare(run, first, console)) if session.check_gradients else code
+
+
+def _train(run: "Run", first: "RankBatch", session: Session, console: Console) -> list[float]:
+    """Train the steps, print them, and return their losses."""
+    from launcher.train import loop
+    from launcher.train.step_sync import sync_step_info
+
+    losses = list[float]()
+    batches = _repeat(first) if session.overfit else run.batches
+    for number, batch in zip(range(min(session.steps, run.steps)), batches, strict=False):
+        record = loop.step(run, batch, sync_step_info(run.process, batch), time.perf_counter())
+        losses.append(record["loss"])
+        if not session.overfit or number % max(1, session.steps // 20) == 0:
+            _print_step(record, console)
+    return losses
 
 
 def _repeat(batch: "RankBatch") -> "Iterator[RankBatch]":
@@ -97,7 +157,7 @@ def _verdict(losses: list[float], console: Console) -> int:
     return 1
 
 
-def _show(prepared: run_setup.PreparedRun, run: "Run", shown: int, console: Console) -> None:
+def _show(prepared: run_setup.PreparedRun, run: "Run", count: int, console: Console) -> None:
     """Print samples in the form that the model gets, then the shapes and types of a micro-batch."""
     from launcher.prepare import tokenizer
 
@@ -105,7 +165,7 @@ def _show(prepared: run_setup.PreparedRun, run: "Run", shown: int, console: Cons
     words = tokenizer.load(str(folder), "tokenizer") if folder.is_dir() else None
     batches = run.batches.dataset
     samples = Table.grid(padding=(0, 2))
-    for number, sample in enumerate(batches.shown(0, shown)):
+    for number, sample in enumerate(batches.shown(0, count)):
         samples.add_row(f"[bold]sample {number}[/]", run.task.render(sample, words))
     console.print(samples)
     table = Table("micro-batch", "shape", "dtype", "range", box=None, pad_edge=False)
