@@ -138,7 +138,7 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("launcher submit", slurm_dry_run, "needs Slurm: tests/slurm submits to a real one"),
     ("launcher --.*-completion", completion, "changes the user's shell: tests/tools/test_completion.py drives a bash"),
     ("launcher stop", parse, "needs a run that trains: tests/tools/test_stop.py stops some"),
-    ("launcher doctor .*--cluster", parse, "needs nodes: tests/slurm and tests/schedulers check real ones"),
+    ("launcher doctor", parse, "needs a quiet machine, or nodes: tests/tools/doctor and tests/slurm run it"),
     ("launcher cancel", parse, "needs a submitted job: tests/slurm cancels real ones"),
     ("launcher run .*--cluster two-hosts-ssh", plan, "needs two hosts: tests/schedulers starts a real sshd"),
     ("launcher run .*--via", parse, "tests/test_starts.py starts ranks by each starter"),

@@ -18,7 +18,7 @@ from launcher.health.rank_pairs import rounds
 
 PAIR_SECONDS, ROUND_SECONDS = 10.0, 15.0
 """Seconds for an operation of a pair, and for the other ranks to end a round."""
-_MOST, _TIMES = 5000, 2
+_MOST, _TIMES = 5000, 3
 """Maximum number of repetitions of an operation, and how often these are timed."""
 
 
@@ -31,7 +31,7 @@ def main(text: str) -> None:
     store.set(f"pid/{place.rank}", str(os.getpid()))
     device = torch.device("cpu" if place.device == "cpu" else f"{place.device}:{place.rank % place.per_node}")
     if device.type == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.per_node))
+        torch.set_num_threads(1)  # threads that wait for each other on busy cores would multiply every disturbance
     else:
         torch.accelerator.set_device_index(device.index)
     _start_together(store, place)
@@ -46,7 +46,7 @@ def main(text: str) -> None:
 
 
 def matrix_product(device: torch.device, seconds: float) -> float:
-    """Return the FLOP/s of products of square matrices: fp32 on a CPU, else bf16."""
+    """Return the FLOP/s of products of square matrices: fp32 on one core of a CPU, else bf16."""
     cpu = device.type == "cpu"
     size = 384 if cpu else 8192
     left = torch.ones(size, size, device=device, dtype=torch.float32 if cpu else torch.bfloat16)

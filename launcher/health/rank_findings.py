@@ -59,7 +59,7 @@ def _slow_computers(ranks: Sequence[RankFigures], device_name: str, device: str)
     if found or not ranks:
         return found
     least = min(rank.flops or 0.0 for rank in ranks)
-    kind = "fp32" if device == "cpu" else "bf16"
+    kind = "fp32 on one core" if device == "cpu" else "bf16"
     known = "" if device == "cpu" else ", and no data sheet's figure is known for it"
     return [_COMPUTE.ok(f"{plural(len(ranks), 'rank')}: {_rate(least)} to {_rate(best)} in {kind}{known}")]
 
