@@ -100,3 +100,16 @@ def test_a_log_has_lines_without_control_sequences(tmp_path, monkeypatch):
 def test_a_pipe_that_does_not_block_loses_nothing():
     code = 'import os; os.set_blocking(1, False); output_streams.set_up(True); print("x" * 1_000_000)'
     assert len(process(code).stdout) == 1_000_001
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_the_log_has_no_frames_of_a_display_however_they_are_written(tmp_path, size):
+    frame = f"{output_streams.FRAME}\r\nstep 1\r\nloss 2\r\n\x1b[3A\r"
+    text = f"first\n{output_streams.ERASE}{frame}{output_streams.ERASE}a warning\n{frame}{frame}".encode()
+    text += f"{output_streams.ERASE}the last state\n".encode()
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    stream = output_streams._Descriptor(os.open(os.devnull, os.O_WRONLY))
+    stream.copy_to(log)
+    for begin in range(0, len(text), size):
+        stream.write(text[begin : begin + size])
+    assert (tmp_path / "log").read_text().splitlines() == ["first", "a warning", "the last state"]
