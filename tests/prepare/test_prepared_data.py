@@ -643,7 +643,7 @@ def test_a_step_whose_file_was_emptied_by_a_power_failure_is_done_again(monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Preparation, "_join_shards", off)
+        patch.setattr(Preparation, "join_shards", off)
         with pytest.raises(KeyboardInterrupt):
             prepared_data.prepare(labelled())
     assert content(prepared_data.prepare(labelled())) == content(prepared_anew(labelled(), monkeypatch, "undisturbed"))
@@ -651,16 +651,16 @@ def test_a_step_whose_file_was_emptied_by_a_power_failure_is_done_again(monkeypa
 
 def test_who_was_taken_over_waits_for_the_other(monkeypatch):
     """The lease is lost in the middle, and the other process has finished the folder by the next check."""
-    config, make = recipe(), Preparation._join_shards
+    config, make = recipe(), Preparation.join_shards
 
     def late(self, jobs, side):
-        monkeypatch.setattr(Preparation, "_join_shards", make)
+        monkeypatch.setattr(Preparation, "join_shards", make)
         undisturbed = prepared_anew(config, monkeypatch, "undisturbed")
         (self.whole.parent / f".{self.name}.lease-000002").touch()
         shutil.copytree(undisturbed, cache_root.prepared(self.name))
         self.lease.check()
 
-    monkeypatch.setattr(Preparation, "_join_shards", late)
+    monkeypatch.setattr(Preparation, "join_shards", late)
     folder = prepared_data.prepare(config)
     assert left() == [folder]
 
@@ -734,10 +734,10 @@ def test_rows_held_out_whose_file_another_has_swept_are_not_taken_for_none(monke
     """A process that was suspended and taken over must not leave a shard that looks finished."""
     own, held = shards._own_rows, []
 
-    def swept(job, stats, source, file):
-        yield from own(job, stats, source, file)
+    def swept(job, stats, source, files):
+        yield from own(job, stats, source, files)
         held.append(stats.documents["validation"])
-        file.unlink()
+        files["validation"].unlink()
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "_own_rows", swept)
