@@ -73,8 +73,8 @@ def in_a_folder(workspace):
 
 
 def recipe(factor=2, **changes):
-    support.plugin("nets", MODELS.replace("{factor}", str(factor)))
-    model = {"kind": "factory", "factory": "own.nets:make"}
+    support.plugin(f"nets{factor}", MODELS.replace("{factor}", str(factor)))
+    model = {"kind": "factory", "factory": f"own.nets{factor}:make"}
     return support.write(support.small(model=model, **changes))
 
 
