@@ -13,6 +13,8 @@ from launcher.storage.run_dir import RunDir
 class Told:
     """A sink that keeps the records, and what it was told in order with other events. `measured`: of rank 0."""
 
+    takes_reports = False
+
     def __init__(self, events, measured):
         self.events, self.measured, self.records = events, measured, []
 
