@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _PANELS = {
-    "Before a run": planning, "Train": training, "Watch and stop": watching, "Results": results, "Recipes": authoring,
+    "Recipes": authoring, "Before a run": planning, "Train": training, "Watch and stop": watching, "Results": results,
 }  # fmt: skip
 
 
