@@ -101,7 +101,7 @@ def test_a_job_is_followed_from_its_submission_to_its_end(here, capfd):
 def test_its_mistakes_and_refusals_are_one_line(here):
     words = ("submit", "recipe.yaml", "--cluster", "spool.yaml")
     assert launcher(*words, "cluster.spool.hosts=[a]", code=2).stderr == (
-        "spool.yaml:1: nodes: 2 is more than the spool's 1 hosts\n"
+        "spool.yaml:7: nodes: 2 is more than the spool's 1 hosts\n"
     )
     assert launcher(*words, "cluster.spool.host=a", code=2).stderr == (
         "'cluster.spool.host=a': spool.host: unknown key (did you mean hosts?)\n"

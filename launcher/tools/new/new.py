@@ -13,6 +13,7 @@ from launcher.config import load
 from launcher.config.atomic_files import write
 from launcher.config.errors import UserError, shown
 from launcher.config.format import plural
+from launcher.health import services
 from launcher.tools.new import choices, columns, data_files, recipe_text
 
 
@@ -27,13 +28,24 @@ def new(data: str | None, to: Path | None, yes: bool, options: choices.Options, 
     source = data_files.source(data)
     table = columns.survey(data_files.rows(source))
     _show(table, console)
-    chosen = choices.choose(table, data, options, asks, offline=os.environ.get("HF_HUB_OFFLINE") == "1")
+    chosen = choices.choose(table, data, options, asks, offline=_without_hub(options, console))
     file = to or Path(f"{chosen.name}.yaml")
     _check_free(file, asks is not None)
     text = recipe_text.text(data, source, table, chosen)
     _check(text)
     write(file, text)
     _next(file, chosen, console)
+
+
+def _without_hub(options: choices.Options, console: Console) -> bool:
+    """Return whether no pretrained model can be downloaded, and print why if a model is still to be chosen."""
+    if services.is_offline():
+        return True
+    if options.model is not None or (error := services.hub_error()) is None:
+        return False
+    why = f"{error}: the default is a model from scratch (a pretrained one: --model FOLDER)"
+    console.print(why, markup=False, highlight=False)
+    return True
 
 
 def _show(table: columns.Table, console: Console) -> None:

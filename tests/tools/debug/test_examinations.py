@@ -1,6 +1,7 @@
 """Examinations of `launcher debug`, each with a model or task that has the fault."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -161,7 +162,8 @@ def test_pdb_starts_where_an_exception_was_raised(when):
     support.plugin("task", TASK.replace("{when}", when))
     support.write(support.small(task={"kind": "own.task"}))
     command = ["-m", "launcher", "debug", "recipe.yaml", "--post-mortem"]
-    child = pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=240, dimensions=(40, 120))
+    plain = {**os.environ, "TERM": "dumb"}  # no colours between the words
+    child = pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=240, dimensions=(40, 120), env=plain)
     child.expect_exact("failed: ValueError: the third law")
     child.expect_exact('raise ValueError("the third law")  # here')
     child.expect_exact("(Pdb)")
