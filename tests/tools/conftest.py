@@ -1,11 +1,19 @@
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import support
 from rich.console import Console
 from support import changed_row
+
+
+@pytest.fixture(autouse=True)
+def _own_plugins():
+    """A plug-in `own.NAME` is the one of the test's folder, not that of an earlier test in this process."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -140,10 +140,8 @@ def test_only_an_evaluation_of_the_test_set_opens_it(tested):
     assert found["split"] == "test" and found["metrics"]["eval/mse"] > 0
     assert found["metrics"] != support.evaluations("runs/tested")[3]
     done = support.launcher("evaluate", "runs/tiny", "--split", "test", code=2)
-    assert (
-        done.stderr
-        == "runs/tiny/recipe.yaml: data.test: there is no test set (add it to the recipe, and train a run of another name)\n"
-    )
+    hint = "add it to the recipe, and train a run of another name"
+    assert done.stderr == f"runs/tiny/recipe.yaml: data.test: there is no test set ({hint})\n"
 
 
 def test_a_test_set_that_has_changed_is_refused(tested):

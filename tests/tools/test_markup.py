@@ -35,7 +35,9 @@ def test_metrics_of_an_evaluation(printed):
 
 def test_metrics_of_seeds(printed, tmp_path):
     metric = {"mean": 1.0, "std": 0.0, "values": [1.0]}
-    assert "top[bold]" in printed(seeds._show, {"metrics": {"top[bold]": metric}, "seeds": [1]}, tmp_path)
+    assert "top[bold]" in printed(
+        lambda console: seeds._show("seeds", {"metrics": {"top[bold]": metric}, "seeds": [1]}, tmp_path, console)
+    )
 
 
 def test_the_benchmark_of_an_export(printed):
