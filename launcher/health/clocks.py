@@ -8,8 +8,8 @@ from launcher.health.finding import Check, Finding
 NOTICED, WRONG = 1.0, 5.0
 """Seconds between two clocks from which doctor warns, and from which it fails."""
 UNUSABLE = 60.0
-"""Seconds from which a node takes no part in a job. The watchdog compares the clocks of nodes, and its limit is at
-least so long."""
+"""Seconds from which a node takes no part in a job. The rendezvous of torch, which compares the clocks of nodes, counts
+a node that is 30 s behind as dead (see launcher.launch.RendezvousSpec)."""
 CURE = "start chronyd or ntpd there (timedatectl set-ntp true)"
 _CHECK = Check("network", "clocks")
 

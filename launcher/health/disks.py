@@ -103,21 +103,38 @@ def probed(what: str, folder: Path, cure: str) -> list[Finding]:
 def temporary_problem() -> str | None:
     """Return what is wrong with the disk of this host's temporary files; None: it can be written to."""
     try:
-        with tempfile.TemporaryFile() as file:
-            file.write(bytes(4096))
-            file.flush()
-            os.fsync(file.fileno())
+        _write_a_little(Path(tempfile.gettempdir()))
     except OSError as error:
         return f"its temporary folder {tempfile.gettempdir()} cannot be written to ({error.strerror})"
     return None
 
 
 def start_problem(folders: Sequence[Path]) -> str | None:
-    """Return the first folder whose disk has no room at all; None: each has some. The disks are only asked."""
+    """Return the first folder whose disk has no room at all; None: each has some.
+
+    A disk that says so is written to as well: some file systems do not know their room and report 0, and root may write
+    into the reserve.
+    """
     for folder in folders:
         with suppress(OSError):
             room = space(folder)
-            if room.free == 0 or room.inodes == 0:
+            if (room.free == 0 or room.inodes == 0) and not _takes_a_little(nearest(folder)):
                 what = "has no inodes left" if room.free else "is full"
                 return f"the disk of {folder} {what}: {human(room.free)} of {human(room.total)} are free on it"
     return None
+
+
+def _takes_a_little(folder: Path) -> bool:
+    try:
+        _write_a_little(folder)
+    except OSError:
+        return False
+    return True
+
+
+def _write_a_little(folder: Path) -> None:
+    """Write and flush a temporary file without a name. Raises OSError."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(4096))
+        file.flush()
+        os.fsync(file.fileno())

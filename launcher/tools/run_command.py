@@ -1,10 +1,12 @@
 """`launcher run`: plan, prepare and train on this machine. A run with a checkpoint resumes."""
 
+import atexit
 import logging
 import os
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -107,5 +109,8 @@ def _prepare(
     run = run_setup.create(run)
     run_ledger.record_command(run.folder, prepare=time.monotonic() - begin)
     if via != "elastic":
-        run.release()  # rank 0 of another starter acquires the lease itself
+        own = run_setup.hold(run.folder, ".starter")  # until a rank has its own, status has to know that this one lives
+        atexit.register(own.release)
+        run.release()  # rank 0 of another starter acquires the right to start itself
+        run = replace(run, start=own)
     return run

@@ -69,3 +69,11 @@ def test_levels_of_room(space, level):
 
 def test_a_slow_disk_is_a_warning():
     assert level_of(Space(10**12, 10**13, None), Written(speed=10**6)) == "warning"
+
+
+@pytest.mark.parametrize("room", [Space(0, 0, None), Space(0, 10**9, None), Space(10**9, 10**10, 0)])
+def test_a_disk_that_reports_no_room_and_takes_a_file_does_not_keep_a_node_from_a_job(tmp_path, monkeypatch, room):
+    """Some file systems in user space report 0 of 0 bytes, and root writes into the reserve of a full disk."""
+    monkeypatch.setattr(disks, "space", lambda folder: room)
+    assert disks.start_problem([tmp_path, tmp_path / "not there yet"]) is None
+    assert list(tmp_path.iterdir()) == []

@@ -104,7 +104,8 @@ def read_status(folder: RunDir, schedulers: JobSchedulers) -> RunStatus:
 def read_statuses(folders: Sequence[RunDir], schedulers: JobSchedulers) -> list[RunStatus]:
     """Return the status of each run. A damaged file becomes part of the status, and raises no error."""
     there = [folder.path for folder in folders]
-    writers, starters = lease_holder.holders(there, ".writer"), lease_holder.holders(there, ".start")
+    writers = lease_holder.holders(there, ".writer")
+    starters = lease_holder.holders(there, ".starter") | lease_holder.holders(there, ".start")
     return [
         reduce_events(
             folder, run_events.collect(folder, schedulers, writers.get(folder.path), starters.get(folder.path))

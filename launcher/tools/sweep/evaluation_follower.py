@@ -1,6 +1,7 @@
 """Following of a run's evaluations while it trains, so that a hopeless trial is stopped."""
 
 import threading
+import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Protocol
@@ -11,7 +12,9 @@ from launcher.storage.run_dir import RunDir
 from launcher.tools.sweep import results
 
 _INTERVAL = 0.25
-"""Seconds between two looks at the run's metrics."""
+"""Least seconds between two looks at the run's metrics."""
+_REST = 20
+"""Times as long as a look took, until the next one: the metrics of a long run take seconds to read."""
 
 
 class PrunedTrial(Protocol):
@@ -49,12 +52,15 @@ class EvaluationFollower:
             self._report()
 
     def _follow(self) -> None:
-        while not self._ended.wait(_INTERVAL):
+        pause = _INTERVAL
+        while not self._ended.wait(pause):
+            begin = time.monotonic()
             with suppress(UserError, OSError):  # damaged metrics end the run, not its follower
                 if not self.pruned and (self._report() or self._first) and self._trial.should_prune():
                     stop_file.write(self._run)
                     self.pruned = True
                 self._first = False
+            pause = max(_INTERVAL, _REST * (time.monotonic() - begin))
 
     def _report(self) -> bool:
         """Report the new evaluations. Returns whether there is one after which the run goes on."""
