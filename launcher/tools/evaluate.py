@@ -77,9 +77,8 @@ def _with_texts(examples: Sequence[JsonObject], run: PreparedRun, split: str) ->
 def _check_test(prepared: run_setup.PreparedRun) -> None:
     """Raise UserError if the run has no test set, or if that has changed since."""
     if "test" not in prepared.facts.samples:
-        raise UserError(
-            f"{prepared.folder.recipe}: data.test: there is no test set (add it to the recipe, and train a run of another name)"
-        )
+        hint = "add it to the recipe, and train a run of another name"
+        raise UserError(f"{prepared.folder.recipe}: data.test: there is no test set ({hint})")
     if facts.of_run(prepared.folder.path).test_digest != prepared.facts.test_digest:
         raise UserError(f"{prepared.folder.recipe}: data.test: its source has changed since the run began")
 
