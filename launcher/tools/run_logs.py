@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,28 +54,37 @@ class LogFile:
     def new_lines(self, at_end: bool = False) -> list[Line]:
         """Return the lines that were added. A file that has become shorter is read from its beginning. `at_end`:
         include a last line without its end."""
-        texts = list[bytes]()
+        return list(self._read(at_end))
+
+    def all_lines(self) -> Iterator[Line]:
+        """Yield all lines, an incomplete one included, without more of the file in memory than a block."""
+        self.time = next((line.time for line in self._read() if line.time), 0.0)
+        if not self.time:
+            with suppress(OSError):
+                self.time = self.path.stat().st_mtime
+        self.offset, self.rest = 0, b""
+        yield from self._read(at_end=True)
+
+    def _read(self, at_end: bool = False) -> Iterator[Line]:
         with suppress(OSError), self.path.open("rb") as data:
             if os.fstat(data.fileno()).st_size < self.offset:
                 self.offset, self.rest = 0, b""
             data.seek(self.offset)
             while block := data.read(_BLOCK):
-                *lines, self.rest = (self.rest + block).split(b"\n")
-                texts += lines
+                self.offset = data.tell()
+                *texts, self.rest = (self.rest + block).split(b"\n")
                 if len(self.rest) > _LONGEST:
                     texts.append(self.rest)
                     self.rest = b""
-            self.offset = data.tell()
+                yield from map(self._line, texts)
         if at_end and self.rest:
-            texts.append(self.rest)
-            self.rest = b""
-        return [self._line(text[:_LONGEST].decode(errors="replace")) for text in texts]
+            rest, self.rest = self.rest, b""
+            yield self._line(rest)
 
     def last_lines(self, count: int) -> list[Line]:
-        """Return the last lines (0: all), an incomplete one included."""
-        if count:
-            with suppress(OSError):
-                self.offset = _offset_of_last(self.path, count + _BEFORE)
+        """Return the last lines, an incomplete one included."""
+        with suppress(OSError):
+            self.offset = _offset_of_last(self.path, count + _BEFORE)
         lines = self.new_lines(at_end=True)
         first = next((line.time for line in lines if line.time), None)
         if first is None:
@@ -82,7 +92,8 @@ class LogFile:
                 first = self.path.stat().st_mtime
         return [line if line.time else line._replace(time=first or 0.0) for line in lines[-count:]]
 
-    def _line(self, text: str) -> Line:
+    def _line(self, raw: bytes) -> Line:
+        text = raw[:_LONGEST].decode(errors="replace")
         if found := _TIME.match(text):
             with suppress(ValueError, OverflowError):
                 at = time.mktime(time.strptime(found[1], "%Y-%m-%d %H:%M:%S")) + int(found[2]) / 1000
@@ -116,9 +127,12 @@ class RunLogs:
             return False
         return self.rank is None or (kind == "rank" and int(name) == self.rank)
 
-    def last(self, count: int) -> list[Line]:
-        """Return the last lines of all logs together, in the order of their times (0: all)."""
-        return list(merge(file.last_lines(count) for file in self.find()))[-count:]
+    def last(self, count: int) -> Iterator[Line]:
+        """Return the last lines of all logs together, in the order of their times (0: all, read as they are taken)."""
+        files = self.find()
+        if not count:
+            return merge([file.all_lines() for file in files])
+        return iter(list(merge(file.last_lines(count) for file in files))[-count:])
 
     def new(self, at_end: bool = False) -> list[Line]:
         """Return the lines that were added to any log, in the order of their times."""
@@ -146,9 +160,9 @@ def logs(run: str, rank: int | None, follow: bool, count: int, console: Console)
         return
     there = RunLogs(run_status.find_run(run), rank)
     lines = there.last(count)
-    if not lines:
+    if (first := next(lines, None)) is None:
         raise UserError(f"{there.folder.path}: {_missing(there)}")
-    there.print(lines, console)
+    there.print(chain([first], lines), console)
 
 
 def merge(files: Iterable[Iterable[Line]]) -> Iterator[Line]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,4 +76,23 @@ def test_a_run_whose_ranks_are_not_there_yet_is_starting(workspace):
     assert ("running", "starting") in states
     kill_all()
     held.process.wait(60)
+    assert read().state.name == "killed"
+
+
+def test_a_run_of_another_starter_is_starting_until_its_first_rank_writes(workspace):
+    """10 s. Its command gives the right to start to rank 0, which is far from taking it when the start is logged."""
+    paused_run.write()
+    Path("hold-building").touch()
+    command = support.command("run", "recipe.yaml", "--ranks", 2, "--via", "torchrun")
+    states = list[tuple[str, str]]()
+    with Path("said").open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    while not Path("at-building").exists() and process.poll() is None:
+        if Path("runs/held/jobs.jsonl").exists():
+            found = read().state
+            states.append((found.name, found.reason))
+    assert process.poll() is None, Path("said").read_text()
+    assert set(states) <= {("running", "starting"), ("running", "")} and states[0] == ("running", "starting")
+    kill_all()
+    process.wait(60)
     assert read().state.name == "killed"

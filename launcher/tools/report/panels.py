@@ -1,7 +1,7 @@
 """The figures with curves of one run, or of several runs overlaid."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,8 @@ _POINTS = 480
 """Number of points of all the runs of a figure together."""
 _METRICS = 6
 """Maximum number of metrics with figures."""
+_MARKS = 100
+"""Maximum number of marks in a figure."""
 _PREFERRED = ("accuracy", "f1", "exact_match", "mse", "perplexity")
 _GIB = 2**30
 
@@ -61,7 +63,9 @@ def loss_and_metrics(runs: Sequence[RunData], axis: Axis) -> list[Panel]:
     if alone:
         validation = _line(runs[0], runs[0].metrics.evaluation, "eval/loss", axis, 1, 1, alone)
         lines = [_named(trained[0], "training"), _named(validation, "validation")]
-        panels.append(_with_level(_panel("loss", "Loss", "loss", axis, lines), runs, "loss"))
+        panels.append(
+            _with_spikes(_with_level(_panel("loss", "Loss", "loss", axis, lines), runs, "loss"), runs[0], axis)
+        )
     else:
         panels.append(_panel("loss", "Training loss", "loss", axis, trained))
     for name in names:
@@ -170,6 +174,15 @@ def _with_level(panel: Panel | None, runs: Sequence[RunData], metric: str) -> Pa
     if panel is None or len(found) != 1:
         return panel
     ((name, level),) = found
-    return Panel(
-        panel.name, panel.title, panel.unit, panel.axis, panel.lines, level, f"baseline: {name.replace('_', ' ')}"
-    )
+    return replace(panel, level=level, level_name=f"baseline: {name.replace('_', ' ')}")
+
+
+def _with_spikes(panel: Panel | None, run: RunData, axis: Axis) -> Panel | None:
+    """Return the figure with marks at the loss spikes of a run, also those whose steps are left out by now."""
+    training = run.metrics.training
+    recorded = training.steps[np.isfinite(training.column("spike"))]
+    steps = np.union1d(recorded, np.array(run.went_back, dtype=np.float64))
+    if panel is None or not len(steps):
+        return panel
+    marks = axis.of(run, steps[:: -(-len(steps) // _MARKS)])
+    return replace(panel, marks=[float(mark) for mark in marks if np.isfinite(mark)], mark_name="spike")

@@ -71,7 +71,7 @@ class Evaluation(Stored):
 @dataclass(frozen=True)
 class RunData:
     """A run. `name`: unique among those of a page. `spans`, `marks`: the time line and its events. `problems`: what
-    could not be read. `recipe_text`: the file."""
+    could not be read. `recipe_text`: the file. `went_back`: steps of the spikes after which training went back."""
 
     name: str
     folder: RunDir
@@ -85,7 +85,7 @@ class RunData:
     baseline: dict[str, float] = field(default_factory=dict)
     plan: JsonObject = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    left_out: Sequence[int] = ()
+    went_back: Sequence[int] = ()
     evaluation: Evaluation | None = None
     problems: Sequence[str] = ()
 
@@ -145,7 +145,7 @@ def _read(name: str, folder: RunDir, status: RunStatus) -> RunData:
         baseline=tried(lambda: of_run(folder.path).baseline, {}) if strict_json.exists(folder.facts) else {},
         plan=tried(lambda: strict_json.read_object(folder.plan, ""), {}) if strict_json.exists(folder.plan) else {},
         versions=tried(lambda: _versions(folder), {}),
-        left_out=tried(lambda: roll_backs.left_out(folder), []),
+        went_back=tried(lambda: [spike.step for spike in roll_backs.read(folder)], []),
         evaluation=tried(lambda: _evaluation(folder), None),
         problems=problems,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from rich.console import Console
 from support import report_runs
 
 from launcher.config.errors import UserError
-from launcher.tools.report import run_data
+from launcher.tools.report import panels, run_data
 from launcher.tools.report.report import report
 
 
@@ -172,3 +172,19 @@ def test_the_template_is_a_part_of_the_package():
     for name in ("page.html.j2", "page.css"):
         assert (root / "launcher/tools/report" / name).is_file()
         assert not any(fnmatch.fnmatch(name, line) for line in (root / ".gitignore").read_text().split())
+
+
+def test_spikes_are_marked_also_those_whose_steps_are_left_out(tmp_path):
+    run = report_runs.write(tmp_path / "spiked", steps=40)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines[4]["spike"] = 1
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    spike = {"step": 31, "first": 30, "loss": 9.0, "grad_norm": 9.0}
+    (run / "roll_backs.json").write_text(json.dumps({"spikes": [spike]}))
+    read = run_data.read_all([run_data.find(str(run))])
+    for axis, scale in zip(panels.axes(read), (1, 5000, 0.25), strict=True):
+        loss, *others = panels.loss_and_metrics(read, axis)
+        assert loss.marks == pytest.approx([scale * lines[4]["step"], scale * 31])
+        assert all(not other.marks for other in others)
+    report([str(run)], None, silent())
+    assert ">spike</text>" in (run / "report" / "index.html").read_text(encoding="utf-8")
