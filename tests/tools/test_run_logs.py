@@ -1,5 +1,6 @@
 """`launcher logs`: lines of several files in one order, and of a run that is followed."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,25 @@ def test_lines_of_all_logs_are_in_the_order_of_their_times(folder, said):
     ]  # fmt: skip
     assert said(count=2) == lines[-2:]
     assert said(rank=0, count=0) == [line.partition(" | ")[2] for line in lines if "rank 0  |" in line]
+
+
+def test_all_lines_of_a_large_log_are_not_kept_in_memory(folder):
+    """A log grows for weeks; printing it needs no more memory than a block of it."""
+    with (folder.logs / "rank1.log").open("w") as out:
+        out.writelines(f"{FIRST} line {number}\n" for number in range(100_000))
+    size = (folder.logs / "rank1.log").stat().st_size
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in run_logs.RunLogs(folder, rank=1).last(0))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 100_000 and most < size / 4
+
+
+def test_a_log_without_times_stands_at_its_last_write_when_all_lines_are_printed(folder, said):
+    (folder.logs / "rank1.log").write_text("no time\nat all\n")
+    assert said(count=0)[-2:] == ["rank 1  | no time", "rank 1  | at all"]
 
 
 def test_a_terminal_gets_no_control_characters(folder, said):
