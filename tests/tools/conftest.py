@@ -10,10 +10,11 @@ from support import changed_row
 
 
 @pytest.fixture(autouse=True)
-def _own_plugins():
+def _own_plugins(monkeypatch):
     """A plug-in `own.NAME` is the one of the test's folder, not that of an earlier test in this process."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
         del sys.modules[name]
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if not Path(place, "own").is_dir()])
 
 
 @pytest.fixture
