@@ -126,20 +126,20 @@ def test_a_trial_that_fails_and_ctrl_c(folder):
 def test_optuna_prunes_and_its_best_trial_is_that_of_the_table(folder):
     """It alone proves that evaluations reach Optuna while a run trains; seven trials, since its pruner wants five."""
     optuna = pytest.importorskip("optuna")
-    ranges = ("--optuna", "optimizer.lr=log:1e-6:1e-1", "--trials", 7, "--ranks", 1, "seed=6")
+    ranges = ("--optuna", "optimizer.lr=log:1e-6:1e-1", "--trials", 7, "--ranks", 1, "seed=6", "train.steps=32")
     kill_at("runs/whole-2", 4, *ranges)
     said = support.launcher("sweep", "recipe.yaml", *ranges, timeout=600).stdout
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("sweeps/whole/optuna.journal"))
     study = optuna.load_study(study_name="whole", storage=storage)
     rows = {line.split()[0]: line.split() for line in said.splitlines() if line.startswith("whole-")}
     best = study.best_trial
-    assert rows[f"whole-{best.number}"][-1] == "best" and best.value == values(f"runs/whole-{best.number}")[8]
+    assert rows[f"whole-{best.number}"][-1] == "best" and best.value == values(f"runs/whole-{best.number}")[32]
     params = json.loads(Path("sweeps/whole/sweep.json").read_text())["trials"]
     assert [trial.params for trial in study.trials] == params
     pruned = [trial.number for trial in study.trials if trial.state is optuna.trial.TrialState.PRUNED]
     assert pruned and all("pruned" in rows[f"whole-{number}"] for number in pruned)
     for number in pruned:
-        assert max(support.steps(f"runs/whole-{number}")) < 8 and list(
+        assert max(support.steps(f"runs/whole-{number}")) < 32 and list(
             Path(f"runs/whole-{number}/checkpoints").iterdir()
         )
 
