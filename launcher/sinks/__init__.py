@@ -49,9 +49,15 @@ class RunInfo:
     overflows: int = 0
 
 
+def without_password(text: str) -> str:
+    """Return a text without the user and password of the addresses in it."""
+    return re.sub(r"(?<=://)[^\s/@]+@", "", text)
+
+
 def warn(line: str) -> None:
-    """Print a line for the user, which a display keeps in view. An error of standard output, such as a full disk, is
-    ignored."""
+    """Print a line for the user, without passwords of addresses. A display keeps it in view. An error of standard
+    output, such as a full disk, is ignored."""
+    line = without_password(line)
     warnings.append(line)
     with suppress(OSError):
         print(line, flush=True)

@@ -42,6 +42,8 @@ _PAUSE = 5.0
 """Seconds before another attempt."""
 _AT_ONCE, _MOST_WAITING = 100, 200_000
 """Maximum number of records of one request, and of those that wait."""
+_KEY, _VALUE = 250, 6000
+"""Maximum number of characters of a parameter's key and value, which MLflow refuses or cuts with a warning."""
 _SAME = 1e-3
 """Relative difference below which a repeated step has the same value: on other ranks it is repeated to rounding."""
 
@@ -90,7 +92,7 @@ class Sink(sinks.Sink[Config]):
                 self._wake.clear()
             except Exception as error:  # of the network, the server, the disk or a database
                 if not warned:
-                    line = str(error).partition("\n")[0][:200]
+                    line = sinks.without_password(str(error)).partition("\n")[0][:200]
                     warn(f"mlflow: {type(error).__name__}: {line}; records wait, training goes on")
                 warned = True
                 give_up = min(give_up, time.monotonic() + _PATIENCE) if self._closed else math.inf
@@ -114,7 +116,7 @@ class Sink(sinks.Sink[Config]):
             run = client.create_run(experiment, run_name=self._about.name, tags=self._config.tags)
             write(self._file, run.info.run_id)
         self._id = run.info.run_id
-        recipe = {_name(key): str(value) for key, value in flatten(self._about.recipe).items()}
+        recipe = {_name(key)[:_KEY]: str(value)[:_VALUE] for key, value in flatten(self._about.recipe).items()}
         params = [Param(key, value) for key, value in recipe.items() if key not in run.data.params]
         for first in range(0, len(params), _AT_ONCE):
             client.log_batch(self._id, params=params[first : first + _AT_ONCE])

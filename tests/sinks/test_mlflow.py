@@ -114,3 +114,26 @@ def test_a_damaged_id_is_refused(about):
     (about().folder / "mlflow.id").write_text("../../elsewhere")
     with pytest.raises(DamagedFile, match="not the id of a run"):
         sink.Sink(sink.Config(), about())
+
+
+def test_the_password_of_the_server_is_not_shown(about, training, capfd, monkeypatch):
+    monkeypatch.setattr(sink, "_PATIENCE", 0.1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2secret@127.0.0.1:9")
+    opened = sink.Sink(sink.Config(), about())
+    opened.write(training(1))
+    said, end = "", time.monotonic() + 120
+    while "records wait" not in said and time.monotonic() < end:
+        time.sleep(0.1)
+        said += "".join(capfd.readouterr())
+    opened.close(False)
+    said += "".join(capfd.readouterr())
+    assert "API request to http://127.0.0.1:9" in said
+    assert "hunter2secret" not in said and "user:" not in said
+
+
+def test_long_keys_and_values_are_cut(about, training):
+    long = about(recipe={"name": "tiny", "k" * 300: 1, "note": "v" * 7000})
+    write(long, [training(1)])
+    params = client(long).get_run(run_id(long)).data.params
+    assert params == {"name": "tiny", "k" * 250: "1", "note": "v" * 6000}
+    assert points(long, "loss") == [(1, training(1)["loss"])]

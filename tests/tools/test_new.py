@@ -16,6 +16,7 @@ from launcher import cli
 from launcher.config import load
 from launcher.config.errors import UserError
 from launcher.prepare import run_setup
+from launcher.tools.new import choices
 
 
 @pytest.fixture(autouse=True)
@@ -241,3 +242,8 @@ def test_questions_on_a_terminal():
     assert child.exitstatus == 0
     assert written("first").train.epochs == 4
     assert Path("reviews.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("answer", "fits"), [("3", True), ("0", False), ("²", False), ("-1", False), ("x", False)])
+def test_a_number_of_epochs_is_a_whole_number(answer, fits):
+    assert (choices._whole(answer) is None) is fits

@@ -165,7 +165,7 @@ def _filled(answer: str) -> str | None:
 
 
 def _whole(answer: str) -> str | None:
-    return None if answer.isdigit() and 0 < int(answer) < 10**6 else "a whole number"
+    return None if answer.isdecimal() and 0 < int(answer) < 10**6 else "a whole number"
 
 
 def _named(answer: str) -> str | None:
