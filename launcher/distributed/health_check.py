@@ -97,10 +97,11 @@ def peer_problem(node: Node, other: int, port: int, start: str) -> str | None:
         return f"its name does not resolve on {node.name} ({error.strerror})"
     except OSError as error:
         return f"does not answer {node.name} at {_address(host)}, port {port} ({error})"
-    words = answer.split(" ")
-    if words[:2] != [start, str(other)]:
+    if answer.split(" ")[:2] != [start, str(other)]:
         return f"its name leads elsewhere on {node.name}, to {_address(host)}, where another answers"
-    ahead = clocks.offset(sent, float(words[2]), time.time())
+    ahead = _clock_ahead(answer, sent)
+    if ahead is None:
+        return f"answers {node.name} without its time (another version of the launcher is there)"
     if abs(ahead) >= clocks.UNUSABLE:
         return f"{clocks.sentence(ahead, node.name)} ({clocks.CURE})"
     if abs(ahead) >= clocks.NOTICED and node.index == 0:
@@ -114,8 +115,8 @@ def clocks_ahead(node: Node, ports: Mapping[int, int]) -> dict[str, float]:
 
     def ahead(other: int) -> float | None:
         sent = time.time()
-        with suppress(OSError, ValueError, IndexError):
-            return clocks.offset(sent, float(_answer(node.hosts[other], ports[other]).split(" ")[2]), time.time())
+        with suppress(OSError):
+            return _clock_ahead(_answer(node.hosts[other], ports[other]), sent)
         return None
 
     with ThreadPoolExecutor(max(1, min(64, len(ports)))) as pool:
@@ -261,6 +262,15 @@ def _answer(host: str, port: int) -> str:
     with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
         connection.settimeout(ANSWER_SECONDS)
         return connection.makefile(errors="replace").readline().strip()
+
+
+def _clock_ahead(answer: str, sent: float) -> float | None:
+    """Return the seconds by which the clock of an answer is ahead of this one's; None: the answer has no time. `sent`:
+    when the answer was asked for."""
+    try:
+        return clocks.offset(sent, float(answer.split(" ")[2]), time.time())
+    except (ValueError, IndexError):
+        return None
 
 
 def _address(host: str) -> str | None:

@@ -26,6 +26,14 @@ def test_a_name_that_leads_to_another_node_is_found():
         )
 
 
+@pytest.mark.parametrize("answer", ["job-0 1", "job-0 1 noon"])
+def test_an_agent_that_sends_no_time_is_of_another_version(monkeypatch, answer):
+    monkeypatch.setattr(health_check, "_answer", lambda host, port: answer)
+    node = Node(0, ("a", "b"))
+    assert health_check.peer_problem(node, 1, 7, "job-0").startswith("answers a without its time")
+    assert health_check.clocks_ahead(node, {1: 7}) == {"a": 0.0}
+
+
 def test_only_a_name_that_does_not_resolve_counts_as_one_whatever_the_host_is_called(monkeypatch):
     def refuse(address, timeout):
         raise ConnectionRefusedError(111, "Connection refused")
