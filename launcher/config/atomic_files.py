@@ -34,6 +34,10 @@ def write_aside(file: Path, flushed: bool = True) -> Iterator[Path]:
             if flushed:
                 flush(aside)
             aside.replace(file)
+    except OSError as error:
+        if error.filename == str(aside):
+            error.filename = str(file)  # the name that a user knows
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

@@ -72,3 +72,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     with write_aside(file):
         pass
     assert [(path, path.read_text()) for path in tmp_path.iterdir()] == [(file, "before")]
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        write(tmp_path / "nowhere" / "file", "text")
+    assert raised.value.filename == str(tmp_path / "nowhere" / "file")
