@@ -58,9 +58,10 @@ def runs(incomplete: str) -> list[str]:
 
 def checkpoints(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of a run's checkpoints: latest, best and the steps."""
+    from launcher.storage.run_dir import RunDir
+
     run = _word(ctx, "run") or next((word for word in ctx.args if not word.startswith("-")), "")
-    steps = [file.parent.name for file in Path(run, "checkpoints").glob("step-*/COMPLETE")]
-    names = ["latest", "best", *sorted((str(int(name.removeprefix("step-"))) for name in steps), key=int)]
+    names = ["latest", "best", *(str(saved.step) for saved in RunDir(Path(run)).whole())]
     return [name for name in names if name.startswith(incomplete)]
 
 

@@ -53,6 +53,8 @@ def test_runs_and_their_checkpoints(complete):
         folder.mkdir(parents=True)
         (folder / "COMPLETE").touch()
     Path("runs/one/checkpoints/step-00000012").mkdir()
+    Path("runs/one/checkpoints/step-mine").mkdir()
+    Path("runs/one/checkpoints/step-mine/COMPLETE").touch()
     assert complete("status", "") == ["runs/one", "runs/two"]
     assert complete("predict", "runs/o") == ["runs/one"]
     assert complete("compare", "runs/one", "elsewhere/") == ["elsewhere/one"]
