@@ -72,6 +72,11 @@ class ExportFormat(StrEnum):
     onnx = "onnx"
 
 
+def _run(what: str) -> Any:
+    """Return the argument that names a run, completed by the runs that are here."""
+    return typer.Argument(metavar="RUN", help=what, autocompletion=completion.runs)
+
+
 Version = Annotated[
     bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
 ]
@@ -106,19 +111,9 @@ QueueFile = Annotated[
         autocompletion=completion.profiles,
     ),
 ]
-RunFolder = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN", help="A run folder, such as runs/quickstart-pretrain.", autocompletion=completion.runs
-    ),
-]
-RunFolders = Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders.", autocompletion=completion.runs)]
-AnyRunFolders = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RUN", help="Runs, such as runs/quickstart-pretrain (all here).", autocompletion=completion.runs
-    ),
-]
+RunFolder = Annotated[str, _run("A run folder, such as runs/quickstart-pretrain.")]
+RunFolders = Annotated[list[str], _run("Run folders.")]
+AnyRunFolders = Annotated[list[str] | None, _run("Runs, such as runs/quickstart-pretrain (all here).")]
 Ranks = Annotated[int | None, typer.Option("--ranks", min=1, help="Ranks to start (default: one a device).")]
 RankCounts = Annotated[str, typer.Option("--ranks", metavar="N[,N...]", help="Numbers of ranks.")]
 Trust = Annotated[
@@ -205,20 +200,8 @@ Assumed = Annotated[
     typer.Option("--assume", metavar="NAME=DURATION", help="A cost, such as start=3m or save=1.5s (repeatable)."),
 ]
 
-SubmittedRun = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        help="A run that was submitted, such as runs/quickstart-pretrain.",
-        autocompletion=completion.runs,
-    ),
-]
-RunningRun = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN", help="A run that trains, such as runs/quickstart-pretrain.", autocompletion=completion.runs
-    ),
-]
+SubmittedRun = Annotated[str, _run("A run that was submitted, such as runs/quickstart-pretrain.")]
+RunningRun = Annotated[str, _run("A run that trains, such as runs/quickstart-pretrain.")]
 Wait = Annotated[bool, typer.Option(help="Wait until the run has left, and say which step is saved.")]
 CopiedRecipe = Annotated[
     str | None,
