@@ -44,6 +44,11 @@ _BITS = 4.2
 """Minimum entropy of a random text, in bits per character. That of words is lower."""
 
 
+def without_password(text: str) -> str:
+    """Return a text without the users and passwords of the addresses in it."""
+    return re.sub(r"(?<=://)[^\s/@]{1,999}@", "", text)
+
+
 def is_known_key(text: str) -> bool:
     """Return whether a text holds a key in the form of a known service, a private key, or an address with a
     password."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from launcher.config import strict_json
+from launcher.config import secret_values, strict_json
 from launcher.config.types import JsonObject, Plugin
 from launcher.storage.run_dir import RunDir
 
@@ -49,15 +49,10 @@ class RunInfo:
     overflows: int = 0
 
 
-def without_password(text: str) -> str:
-    """Return a text without the user and password of the addresses in it."""
-    return re.sub(r"(?<=://)[^\s/@]+@", "", text)
-
-
 def warn(line: str) -> None:
     """Print a line for the user, without passwords of addresses. A display keeps it in view. An error of standard
     output, such as a full disk, is ignored."""
-    line = without_password(line)
+    line = secret_values.without_password(line)
     warnings.append(line)
     with suppress(OSError):
         print(line, flush=True)

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any, ClassVar, Literal
 
 from launcher import sinks
-from launcher.config import paths
+from launcher.config import paths, secret_values
 from launcher.config.atomic_files import write
 from launcher.config.format import plural
 from launcher.config.recipe import flatten
@@ -92,7 +92,7 @@ class Sink(sinks.Sink[Config]):
                 self._wake.clear()
             except Exception as error:  # of the network, the server, the disk or a database
                 if not warned:
-                    line = sinks.without_password(str(error)).partition("\n")[0][:200]
+                    line = secret_values.without_password(str(error)).partition("\n")[0][:200]
                     warn(f"mlflow: {type(error).__name__}: {line}; records wait, training goes on")
                 warned = True
                 give_up = min(give_up, time.monotonic() + _PATIENCE) if self._closed else math.inf

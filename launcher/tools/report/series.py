@@ -16,6 +16,8 @@ from launcher.storage.run_dir import RunDir
 Array = NDArray[np.float64]
 _CHUNK = 20_000
 """Number of records to turn into columns at once."""
+_MOST = 10_000
+"""Maximum number of values of a record."""
 _HINT = "take it out, or move the file away"
 
 
@@ -108,10 +110,6 @@ def read(folder: RunDir) -> Metrics:
         record[""] = number
         kinds["loss" not in record].add(tuple(record), tuple(record.values()))
     return Metrics(kinds[0].series(), kinds[1].series(), damaged)
-
-
-_MOST = 10_000
-"""Maximum number of values of a record."""
 
 
 def _numbers(values: Sequence[object]) -> Array:
