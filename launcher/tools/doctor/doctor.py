@@ -33,8 +33,11 @@ def steps(cluster: "Cluster", ranks: int | None) -> Iterator[Step]:
     if cluster.scheduler.on_this_machine:
         yield from _of(_this_machine(cluster, ranks), here)
     else:
-        yield from _of(_from_here(cluster), here)
-        yield from _nodes(cluster, ranks)
+        yield "the scheduler"
+        found = plugins.scheduler(cluster.scheduler).findings()
+        yield from _of(_from_here(found), here)
+        if worst(found) != "failure":
+            yield from _nodes(cluster, ranks)
     yield "services"
     yield from _of(_services(cluster), here)
 
@@ -56,10 +59,9 @@ def _this_machine(cluster: "Cluster", ranks: int | None) -> Iterator[Step]:
     yield from node_checks.alone(asked, found, socket.gethostname())
 
 
-def _from_here(cluster: "Cluster") -> Iterator[Step]:
-    """Yield what concerns this machine, from which jobs start."""
-    yield "the scheduler"
-    yield from plugins.scheduler(cluster.scheduler).findings()
+def _from_here(of_scheduler: list[Finding]) -> Iterator[Step]:
+    """Yield what concerns this machine, from which jobs start. `of_scheduler`: findings about the scheduler."""
+    yield from of_scheduler
     yield "packages"
     yield from machine_checks.software()
     yield from disks.probed("current folder", Path.cwd(), "start in another folder")
@@ -67,10 +69,8 @@ def _from_here(cluster: "Cluster") -> Iterator[Step]:
 
 
 def _nodes(cluster: "Cluster", ranks: int | None) -> Iterator[Step]:
-    """Yield what the nodes find, if they can be reached at all."""
+    """Yield what the nodes find."""
     scheduler = plugins.scheduler(cluster.scheduler)
-    if worst(scheduler.findings()) == "failure":
-        return
     folder = Path.cwd() / SHARED / uuid.uuid4().hex[:12]
     try:
         asked = request.of(cluster, ranks, str(folder))
