@@ -50,18 +50,25 @@ def train_optuna(
     record = sweep.record
     study = optuna_study.Study(sweep.folder, record.name, record.direction, dimensions, recipe.value.seed)
     for number in range(count):
-        if study.is_finished(number):
+        recorded = number < len(sweep.record.trials)
+        if study.is_finished(number) and recorded:
             continue
+        if study.is_finished(number):
+            raise _other_study(sweep, number)
         trial, params = study.trial(number)
-        if number == len(sweep.record.trials):
+        if recorded and sweep.record.trials[number] != params:
+            raise _other_study(sweep, number)
+        if not recorded:
             sweep = sweep.with_trials([*sweep.record.trials, params])
-        elif sweep.record.trials[number] != params:
-            what = f"its trial {number} is not that of {sweep.file}"
-            raise UserError(f"{sweep.folder / optuna_study.JOURNAL}: {what} (move {sweep.folder} away)")
         follow = _follow(trial, record.metric, study.reported(number))
         sweep = _train_trial(recipe, sweep, number, dimensions, here, follow)
         study.finish(results.collect(sweep, recipe.value.evaluate.save_best)[number])
     return sweep
+
+
+def _other_study(sweep: Sweep, number: int) -> UserError:
+    what = f"its trial {number} is not that of {sweep.file}"
+    return UserError(f"{sweep.folder / optuna_study.JOURNAL}: {what} (move {sweep.folder} away)")
 
 
 def _train_trial(

@@ -1,14 +1,18 @@
 """Optuna's storage through kills, and evaluations that are followed until a run is asked to leave."""
 
 import json
+from pathlib import Path
 
 import pytest
 import support
 
+from launcher.config import load
+from launcher.config.errors import UserError
 from launcher.storage import stop_file
 from launcher.storage.run_dir import RunDir
-from launcher.tools.sweep import optuna_study, space
+from launcher.tools.sweep import local_runs, optuna_study, space, trials
 from launcher.tools.sweep.evaluation_follower import EvaluationFollower
+from launcher.tools.sweep.record import Record, Sweep
 
 optuna = pytest.importorskip("optuna")
 RANGES, _ = space.parse("--optuna", ["lr=log:1e-4:1e-1", "width=int:1:64", "kind=a,[1],null,true"])
@@ -37,6 +41,16 @@ def test_a_trial_that_was_begun_keeps_its_values_and_others_do_not_change(tmp_pa
     another = study(tmp_path)
     assert another.is_finished(0) and not another.is_finished(1)
     assert another.trial(1)[1] == expected[1]
+
+
+def test_a_journal_without_its_record_is_refused(workspace):
+    recipe = load.recipe(support.write(support.small()))
+    trial, _ = study(Path()).trial(0)
+    trial.study.tell(trial, 1.0)
+    record = Record(name="tiny", method="optuna", metric="mse", direction="min", space=[], seeds=[3])
+    here = local_runs.LocalRuns.__new__(local_runs.LocalRuns)  # nothing is trained
+    with pytest.raises(UserError, match=r"^optuna\.journal: its trial 0 is not that of sweep\.json \(move \. away\)$"):
+        trials.train_optuna(recipe, Sweep(Path(), record), RANGES, 2, here)
 
 
 class Trial:
