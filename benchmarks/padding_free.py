@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fetched
+from benchmarks import fetched
 
 RECIPE = """
 name: {name}
