@@ -1,19 +1,26 @@
-"""`python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME` runs one."""
+"""`python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME` runs one.
+
+`python -m benchmarks compare [FILE]` compares the latest two records of each benchmark and machine in a history. Exit
+codes: 1: a ratio has become worse; 2: a mistake in the command; 3: the machine lacks what a benchmark needs.
+"""
 
 import argparse
 import contextlib
 import importlib
 import json
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 import benchmarks
-from benchmarks import _table
+from benchmarks import _history, _table
 from benchmarks.pairs import Benchmark, Comparison, Unavailable
+from launcher.config.format import plural
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,6 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     if name in ("-h", "--help", "list"):
         _list(Console(highlight=False))
         return 0
+    if name == "compare":
+        return _compare(arguments[1:])
     known = found()
     if name not in known:
         print(f"no benchmark {name} (there are {', '.join(known)})", file=sys.stderr)
@@ -45,12 +54,22 @@ def parser(name: str, benchmark: Benchmark) -> argparse.ArgumentParser:
     )
     parser.add_argument("--pairs", type=int, default=5, metavar="N", help="measurements of each side (default: 5)")
     parser.add_argument("--json", action="store_true", help="print the comparisons as JSON on standard output")
+    parser.add_argument(
+        "--record", type=Path, nargs="?", const=_history.FILE, metavar="FILE",
+        help=f"append the medians to a history (default: benchmarks/{_history.FILE.name})",
+    )  # fmt: skip
     benchmark.options(parser)
     return parser
 
 
 def _run(name: str, benchmark: Benchmark, arguments: Sequence[str]) -> int:
     options = parser(name, benchmark).parse_args(arguments)
+    if options.pairs < 1:
+        print("--pairs: at least 1", file=sys.stderr)
+        return 2
+    history = options.record and options.record.absolute()
+    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # for commands that a benchmark starts
     try:
         with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
             comparisons = benchmark.measure(options)
@@ -58,7 +77,36 @@ def _run(name: str, benchmark: Benchmark, arguments: Sequence[str]) -> int:
         print(f"{name}: not measured: {missing}", file=sys.stderr)
         return 3
     _print(name, comparisons, options.json)
+    if history:
+        _history.append(history, [_history.record(name, one) for one in comparisons])
     return 0
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    """Compare records of a history, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks compare",
+        description=f"Compare the latest two records of each benchmark and machine. Exit code 1: a ratio to a peer has "
+        f"become worse by more than {_history.ALLOWED:.0%}.",
+    )
+    parser.add_argument("file", type=Path, nargs="?", default=_history.FILE, metavar="FILE")
+    file = parser.parse_args(arguments).file
+    try:
+        pairs = list(_history.latest_pairs(_history.read(file)))
+    except FileNotFoundError:
+        print(f"{file}: no such file (python -m benchmarks NAME --record {file} makes it)", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    worse = [one for before, after in pairs for one in _history.regressions(before, after)]
+    for one in worse:
+        print(one.sentence())
+    if not pairs:
+        print(f"{file}: no benchmark has two records of one machine yet")
+    elif not worse:
+        print(f"no ratio of {plural(len(pairs), 'comparison')} has become worse by more than {_history.ALLOWED:.0%}")
+    return int(bool(worse))
 
 
 def _print(name: str, comparisons: Sequence[Comparison], as_json: bool) -> None:
@@ -71,7 +119,8 @@ def _print(name: str, comparisons: Sequence[Comparison], as_json: bool) -> None:
 
 
 def _list(console: Console) -> None:
-    console.print("python -m benchmarks NAME --help: the options of a benchmark\n")
+    console.print("python -m benchmarks NAME --help: the options of a benchmark")
+    console.print("python -m benchmarks compare: what has become slower since the record before\n")
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()

@@ -193,5 +193,5 @@ def plain(run: _Run) -> None:
 KINDS = {"trainer": trainer, "accelerate": accelerate, "torch": plain}
 
 if __name__ == "__main__":
-    made = PeerJob(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    KINDS[made.kind](_Run(made))
+    description = PeerJob(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    KINDS[description.kind](_Run(description))

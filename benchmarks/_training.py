@@ -4,9 +4,7 @@ All jobs stay alive and take their steps in turns. The first steps have no dropo
 by step: the launcher takes them in a run of its own, the peers before their first turn.
 """
 
-import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,13 +45,7 @@ class Work:
 
 
 def measure(work: Work, peers: Sequence[str], pairs: int, folder: Path) -> Comparison:
-    """Train in turns, and return the comparison. `peers`: keys of `PEERS`; `folder`: an empty folder to work in."""
-    os.environ.setdefault("LAUNCHER_CACHE", str(Path("~/.cache/launcher-benchmarks").expanduser()))
-    with contextlib.chdir(folder):
-        return _measure(work, peers, pairs, folder)
-
-
-def _measure(work: Work, peers: Sequence[str], pairs: int, folder: Path) -> Comparison:
+    """Train in turns, and return the comparison. `peers`: keys of `PEERS`; `folder`: the current one, empty."""
     warm_up = 1
     steps = work.dry_steps + (warm_up + pairs) * work.turn
     shared = _Shared.of(work, folder, steps)

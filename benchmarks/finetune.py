@@ -5,10 +5,8 @@ the longest text of a batch with DataCollatorWithPadding. Data and weights are f
 """
 
 import argparse
-import tempfile
-from pathlib import Path
 
-from benchmarks import _training, fetched
+from benchmarks import _training, _workplace, fetched
 from benchmarks._training import Work
 from benchmarks.pairs import Comparison
 
@@ -35,8 +33,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[Comparison]:
-    with tempfile.TemporaryDirectory(prefix="launcher-finetune-") as folder:
-        topics, minilm = fetched.topics(Path(folder) / "topics.jsonl"), fetched.minilm(Path(folder) / "minilm")
+    with _workplace.temporary_folder("finetune") as folder:
+        topics, minilm = fetched.topics(folder / "topics.jsonl"), fetched.minilm(folder / "minilm")
         recipe = _RECIPE.format(
             topics=topics, length=options.length, batch=options.batch, precision=options.precision,
             more=f", {options.keys}" if options.keys else "",
@@ -47,4 +45,4 @@ def measure(options: argparse.Namespace) -> list[Comparison]:
             options.turn,
         )  # fmt: skip
         peers = [kind for kind in options.peers.split(",") if kind]
-        return [_training.measure(work, peers, options.pairs, Path(folder))]
+        return [_training.measure(work, peers, options.pairs, folder)]

@@ -5,12 +5,10 @@ shuffled DataLoader with DataCollatorForLanguageModeling and as many workers.
 """
 
 import argparse
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+from benchmarks import _workplace
 from benchmarks.pairs import Comparison, Side, alternate
 
 RECIPE = """
@@ -32,19 +30,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[Comparison]:
-    with tempfile.TemporaryDirectory(prefix="launcher-loader-") as folder:
-        back = Path.cwd()
-        os.chdir(folder)
-        try:
-            ours, theirs = _loaders(Path(folder), options.workers)
-            sides = [
-                Side("launcher", _rate(ours, options.batches)),
-                Side("DataLoader, collator", _rate(theirs, options.batches)),
-            ]
-            title = f"loading batches of 64 x 128, {options.workers} workers"
-            return [alternate(title, "batches/s", sides, options.pairs)]
-        finally:
-            os.chdir(back)
+    with _workplace.temporary_folder("loader"):
+        ours, theirs = _loaders(options.workers)
+        sides = [
+            Side("launcher", _rate(ours, options.batches)),
+            Side("DataLoader, collator", _rate(theirs, options.batches)),
+        ]
+        title = f"loading batches of 64 x 128, {options.workers} workers"
+        return [alternate(title, "batches/s", sides, options.pairs)]
 
 
 def _rate(batches: Iterator[object], count: int) -> Callable[[], float]:
@@ -59,25 +52,17 @@ def _rate(batches: Iterator[object], count: int) -> Callable[[], float]:
     return take
 
 
-def _loaders(folder: Path, workers: int) -> tuple[Iterator[object], Iterator[object]]:
+def _loaders(workers: int) -> tuple[Iterator[object], Iterator[object]]:
     """Return endless batches of the launcher's loader, and of the peer's on the same samples."""
     import numpy as np
     import torch
     import transformers
 
-    from launcher.build import build
-    from launcher.config import load
-    from launcher.distributed import process_group
-    from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup, tokenizer
     from launcher.prepare.prepared_samples import PreparedSamples
 
-    Path("loader.yaml").write_text(RECIPE, encoding="utf-8")
-    loaded = load.recipe("loader.yaml", ["strategy=single"])
-    made = run_setup.create(run_setup.validate(loaded, load.cluster("local").value, 1))
-    made.release()
-    group = process_group.connect(process_group.RankInfo(), "cpu")
-    run = build(made, group, StopMonitor(), None, workers=workers)[0]
+    run = _workplace.built(RECIPE, workers=workers)
+    made = run_setup.load(run.folder.path)
     samples = PreparedSamples(made.prepared, "train")
     rows = [{"input_ids": row["input_ids"].tolist()} for row in samples.rows(np.arange(len(samples)))]
     words = tokenizer.load(str(made.prepared / "tokenizer"), "tokenizer")

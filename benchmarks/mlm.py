@@ -5,10 +5,8 @@ their first steps, without dropout, have to have its losses.
 """
 
 import argparse
-import tempfile
-from pathlib import Path
 
-from benchmarks import _training
+from benchmarks import _training, _workplace
 from benchmarks._training import Work
 from benchmarks.pairs import Comparison
 
@@ -51,9 +49,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[Comparison]:
-    with tempfile.TemporaryDirectory(prefix="launcher-mlm-") as folder:
+    with _workplace.temporary_folder("mlm") as folder:
         peers = [kind for kind in options.peers.split(",") if kind]
-        return [_training.measure(work(options), peers, options.pairs, Path(folder))]
+        return [_training.measure(work(options), peers, options.pairs, folder)]
 
 
 def work(options: argparse.Namespace) -> Work:
