@@ -5,6 +5,7 @@ the longest text of a batch with DataCollatorWithPadding. Data and weights are f
 """
 
 import argparse
+from pathlib import Path
 
 from benchmarks import _training, _workplace, fetched
 from benchmarks._training import Work
@@ -34,15 +35,17 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> list[Comparison]:
     with _workplace.temporary_folder("finetune") as folder:
-        topics, minilm = fetched.topics(folder / "topics.jsonl"), fetched.minilm(folder / "minilm")
-        recipe = _RECIPE.format(
-            topics=topics, length=options.length, batch=options.batch, precision=options.precision,
-            more=f", {options.keys}" if options.keys else "",
-        )  # fmt: skip
-        title = f"fine-tuning MiniLM, {options.ranks} ranks x {options.batch // options.ranks}, {options.precision}"
-        work = Work(
-            title, recipe, f"{{kind: pretrained, name: {minilm}}}", 0.1, "samples/s", options.ranks, options.threads,
-            options.turn,
-        )  # fmt: skip
         peers = [kind for kind in options.peers.split(",") if kind]
-        return [_training.measure(work, peers, options.pairs, folder)]
+        return [_training.measure(work(options, folder), peers, options.pairs, folder)]
+
+
+def work(options: argparse.Namespace, folder: Path) -> Work:
+    """Return the training that the options ask for. Data and weights are fetched into the folder."""
+    topics, minilm = fetched.topics(folder / "topics.jsonl"), fetched.minilm(folder / "minilm")
+    recipe = _RECIPE.format(
+        topics=topics, length=options.length, batch=options.batch, precision=options.precision,
+        more=f", {options.keys}" if options.keys else "",
+    )  # fmt: skip
+    title = f"fine-tuning MiniLM, {options.ranks} ranks x {options.batch // options.ranks}, {options.precision}"
+    model = f"{{kind: pretrained, name: {minilm}}}"
+    return Work(title, recipe, model, 0.1, "samples/s", options.ranks, options.threads, options.turn)
