@@ -11,8 +11,8 @@ from benchmarks._history import Record
 from benchmarks.pairs import Comparison, Measurement
 
 ONE = Record(
-    "mlm", "mlm bert-mini", "aaa", "2026-01-01T00:00:00+00:00", "a machine, 2 cores", {"torch": "2.13"}, "tokens/s", True,
-    5, {"launcher": 9000.0, "Trainer": 2800.0}, {"Trainer": 3.2, "torch DDP": 2.8},
+    "mlm", "mlm bert-mini", "aaa", "2026-01-01T00:00:00+00:00", "a machine, 2 cores", {"torch": "2.13"}, "tokens/s",
+    True, 5, {"launcher": 9000.0, "Trainer": 2800.0}, {"Trainer": 3.2, "torch DDP": 2.8},
 )  # fmt: skip
 
 
