@@ -30,7 +30,8 @@ PEERS = {"trainer": "Trainer", "accelerate": "accelerate", "torch": "torch DDP"}
 class Work:
     """Something to train. `recipe`: lines of a recipe without `model`, `name` and `sinks`. `model`: the same recipe's
     model, from which the initial weights are drawn. `dropout`: rate of the timed steps. `unit`: tokens/s or samples/s.
-    """
+    `turn`: steps of a turn. `dry_steps`: first steps, without dropout. `ceiling_seconds`: of each of two measurements
+    of matrix products; 0: there are none."""
 
     title: str
     recipe: str
@@ -40,8 +41,8 @@ class Work:
     ranks: int = 2
     threads: int = 1
     turn: int = 2
-    """Steps of a turn."""
     dry_steps: int = 3
+    ceiling_seconds: float = 1.0
 
 
 def measure(work: Work, peers: Sequence[str], pairs: int, folder: Path) -> Comparison:
@@ -67,7 +68,7 @@ def measure(work: Work, peers: Sequence[str], pairs: int, folder: Path) -> Compa
     finally:
         for job in jobs.values():
             job.stop()
-    return _with_ceiling(measured, sum(ceiling) / len(ceiling))
+    return _with_ceiling(measured, sum(ceiling) / len(ceiling)) if work.ceiling_seconds else measured
 
 
 @dataclass
@@ -223,7 +224,10 @@ def _peer(work: Work, kind: str, shared: _Shared, folder: Path, steps: int) -> J
 
 
 def _ceil(work: Work) -> float:
-    return _ceiling.measure(work.ranks, work.threads, environment(REPOSITORY, work.threads)) / 1e9
+    if not work.ceiling_seconds:
+        return 0.0
+    own = environment(REPOSITORY, work.threads)
+    return _ceiling.measure(work.ranks, work.threads, own, seconds=work.ceiling_seconds) / 1e9
 
 
 def _with_ceiling(measured: Comparison, ceiling: float) -> Comparison:

@@ -22,7 +22,9 @@ def temporary_folder(name: str, within: str | None = None, cache: bool = False) 
     `cache`: prepared data are kept in the folder."""
     with tempfile.TemporaryDirectory(prefix=f"launcher-{name}-", dir=within) as made, contextlib.chdir(made):
         folder = Path(made).absolute()
-        os.environ["LAUNCHER_CACHE"] = str(folder / "cache" if cache else CACHE.expanduser())
+        if cache:
+            os.environ["LAUNCHER_CACHE"] = str(folder / "cache")
+        os.environ.setdefault("LAUNCHER_CACHE", str(CACHE.expanduser()))
         yield folder
 
 
