@@ -66,7 +66,7 @@ class LanguageModelingTask(Task[ConfigT]):
     """A task whose classes are the vocabulary. A micro-batch has `labels`, shape (n,), and `rows`, the index of each
     label's sample. A kind implements `logits`, which returns shape (n, vocabulary)."""
 
-    distillable = True
+    distillable, whole_outputs = True, False
     _output_layer: "OutputLayer | None" = None
     """The layer that returns losses in place of logits; None: the loss is computed from the logits."""
 
