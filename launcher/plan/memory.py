@@ -3,6 +3,7 @@
 from launcher.config import plugins
 from launcher.config.base_model import Strict
 from launcher.config.recipe import Recipe
+from launcher.plan import logit_blocks
 from launcher.plan.facts import Facts
 from launcher.plan.model_spec import Architecture
 from launcher.storage.memory_folder import SLOTS
@@ -57,7 +58,8 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
         "weights": round(share.weights * size),
         "gradients": round(share.gradients * trained * size),
         "optimizer": round(share.optimizer * moments * size),
-        "activations": activations(recipe, shape, samples, facts.longest, device) + outputs(recipe, facts, samples),
+        "activations": activations(recipe, shape, samples, facts.longest, device)
+        + outputs(recipe, facts, samples, device),
         "buffers": round((share.gathered + tied) * width + share.flat),
     }
     if device == "cuda":
@@ -119,11 +121,21 @@ def _of_token(recipe: Recipe, shape: Architecture, longest: int, device: str) ->
     return 42 * shape.hidden + longest * (of_map * shape.heads if written_out else width)
 
 
-def outputs(recipe: Recipe, facts: Facts, samples: int) -> int:
-    """Return the bytes of the head's outputs: as computed, in full precision, their logarithms, and their gradient."""
+def outputs(recipe: Recipe, facts: Facts, samples: int, device: str) -> int:
+    """Return the bytes of the head's outputs: as computed, in full precision, their logarithms, and their gradient.
+
+    A loss that is computed in blocks needs those of one block, and a part of it in full precision. A model whose head
+    does not allow this needs more.
+    """
     task = plugins.task(recipe.task)(recipe.task, facts)
-    width = max(4, _WIDTH[recipe.train.precision])
-    return int(samples * task.output_size(facts.longest) * (3 * width + _ACTIVATION[recipe.train.precision]))
+    width, full = _ACTIVATION[recipe.train.precision], max(4, _WIDTH[recipe.train.precision])
+    values = samples * task.output_size(facts.longest)
+    if task.whole_outputs:
+        return int(values * (3 * full + width))
+    classes = facts.vocab_size
+    block = min(values, classes * logit_blocks.rows_of_block(classes, width, device))
+    part = min(block, classes * logit_blocks.rows_of_part(classes, full, device))
+    return int(block * width + part * full)
 
 
 def checkpoint(recipe: Recipe, shape: Architecture) -> int:

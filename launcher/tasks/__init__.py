@@ -93,6 +93,8 @@ class Task(ABC, Generic[ConfigT]):
     inputs."""
     needs_initial_model: bool = False
     """Whether metrics compare the model with the initial model of the run. If so, an export has no metrics."""
+    whole_outputs: bool = True
+    """Whether training needs all outputs of the head at once. If not, the loss is computed in blocks."""
     distillable: bool = False
     """Whether `logits` and `loss_from_logits` work, and each entry of `batch["labels"]` is one of several classes."""
     has_top_predictions: bool = False

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from launcher.prepare.encode import Encoder
     from launcher.prepare.token_arrays import TokenArrays
+    from launcher.tasks._output_layer import OutputLayer
 
 
 def summed_loss(logits: "torch.Tensor", labels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
@@ -65,7 +66,9 @@ class LanguageModelingTask(Task[ConfigT]):
     """A task whose classes are the vocabulary. A micro-batch has `labels`, shape (n,), and `rows`, the index of each
     label's sample. A kind implements `logits`, which returns shape (n, vocabulary)."""
 
-    distillable = True
+    distillable, whole_outputs = True, False
+    _output_layer: "OutputLayer | None" = None
+    """The layer that returns losses in place of logits; None: the loss is computed from the logits."""
 
     def weight(self, sample: Sample) -> float:
         return _token_batches.weight(sample)
@@ -74,7 +77,11 @@ class LanguageModelingTask(Task[ConfigT]):
         return _token_batches.zero_weight(sample)
 
     def loss(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
-        return self.loss_from_logits(self.logits(model, batch), batch)
+        if self._output_layer is None:
+            return self.loss_from_logits(self.logits(model, batch), batch)
+        labels = batch["labels"]
+        with self._output_layer.summing(labels):
+            return self.logits(model, batch).sum(), (labels != IGNORE).sum()
 
     def loss_from_logits(self, logits: "torch.Tensor", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
         return summed_loss(logits, batch["labels"])
@@ -82,16 +89,34 @@ class LanguageModelingTask(Task[ConfigT]):
     def predict(self, model: "torch.nn.Module", batch: Batch) -> BatchOutputs:
         """Return for each sample the summed loss, the number of labels and the number of correct predictions."""
         import torch
-        from torch.nn.functional import cross_entropy
 
-        labels, logits = batch["labels"], self.logits(model, batch)
-        by_label = {
-            "loss": cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none"),
-            "weight": labels != IGNORE,
-            "correct": logits.argmax(-1) == labels,
-        }
+        labels = batch["labels"]
+        loss, correct = self._scores(model, batch)
+        by_label = {"loss": loss, "weight": labels != IGNORE, "correct": correct}
         zeros = torch.zeros(_sequences.count(batch), dtype=torch.float64, device=labels.device)
         return {name: zeros.index_add(0, batch["rows"], values.double()) for name, values in by_label.items()}
+
+    def _scores(self, model: "torch.nn.Module", batch: Batch) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return for each label its loss, and whether it has the largest logit. Shapes (n,)."""
+        from torch.nn.functional import cross_entropy
+
+        labels = batch["labels"]
+        if self._output_layer is None:
+            logits = self.logits(model, batch)
+            losses = cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+            return losses, logits.argmax(-1) == labels
+        with self._output_layer.scoring(labels):
+            scores = self.logits(model, batch)
+        return scores[:, 0], scores[:, 1]
+
+    def _prepare_output_layer(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
+        """Compute losses in blocks of labels if the model's last layer allows it. Returns a note if it does not."""
+        from launcher.tasks import _output_layer
+
+        self._output_layer = _output_layer.attach(self, model, batch)
+        if self._output_layer is not None:
+            return []
+        return [f"{type(model).__name__}: the loss needs all logits at once (they are no linear layer's output)"]
 
     def metrics(self, outputs: Outputs) -> dict[str, float]:
         loss, weight, correct = (_metrics.total(outputs, name) for name in ("loss", "weight", "correct"))

@@ -68,7 +68,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
     def prepare_model(self, model: "torch.nn.Module", batch: Batch) -> list[str]:
         _model_probes.check_causal(model, batch["inputs"]["input_ids"])
         self._prepare_packing(model, batch)
-        return []
+        return self._prepare_output_layer(model, batch)
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         return _token_batches.full_precision(model(**self._model_inputs(batch)).logits.flatten(0, 1))

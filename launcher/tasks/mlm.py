@@ -204,7 +204,7 @@ class Task(_language_modeling.PretrainingTask[Config]):
         if self._head is None:
             name = type(model).__name__
             return [f"{name}: the head runs on all positions (on the masked ones alone it is not exact)"]
-        return []
+        return self._prepare_output_layer(model, batch)
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Return the logits of the masked positions, shape (n, vocabulary)."""

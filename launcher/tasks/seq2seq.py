@@ -115,7 +115,7 @@ class Task(_language_modeling.LanguageModelingTask[Config]):
         starts = [getattr(one, "decoder_start_token_id", None) for one in (model.config, model.generation_config)]
         valid = [start for start in starts if start is not None and start < self.facts.vocab_size]
         self._decoder_start = valid[0] if valid else self.facts.pad_token_id  # T5's default
-        return []
+        return self._prepare_output_layer(model, batch)
 
     def logits(self, model: "torch.nn.Module", batch: Batch) -> "torch.Tensor":
         """Return logits of shape (n, vocabulary). The decoder's input is the target, shifted right by one token."""
