@@ -1,8 +1,7 @@
 """The random draws of `launcher.contract.dropout` in torch: the same bits on every device, without a generator.
 
 torch shifts int32 arithmetically and cannot shift uint32, so the upper bits are masked after a shift. On a CPU, words
-(of 32 random bits) are computed in blocks that fit into the cache. On an accelerator, the operations of a mask are
-compiled into one kernel if torch supports it.
+(of 32 random bits) are computed in blocks that fit into the cache. On an accelerator, a mask is one compiled kernel.
 """
 
 import logging
@@ -62,8 +61,8 @@ def keep_by_run(
         ]
     longest, least = Axis(False, max(run.length for run in runs)), definition.threshold(rate)
     low, high = _states(keys, place, call, (heads, longest, longest), None)
-    parts = ((run.samples, slice(None), slice(run.length)) for run in runs)
-    return [keep_run((low[part], high[part]), run.length, least) for run, part in zip(runs, parts, strict=True)]
+    parts = [(run.samples, slice(None), slice(run.length)) for run in runs]
+    return [keep_run((low[part], high[part]), part[2].stop, least) for part in parts]
 
 
 def uniform_numbers(
@@ -116,7 +115,7 @@ def _states(
 
 
 def _by_numpy(keys: torch.Tensor) -> bool:
-    """Return whether numpy can read the keys: not on an accelerator, and not while torch compiles or traces code."""
+    """Return whether numpy can read the keys: on a CPU, and not while torch compiles or traces code."""
     return bool(type(keys) is torch.Tensor and keys.device.type == "cpu" and not torch.compiler.is_compiling())
 
 
