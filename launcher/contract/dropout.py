@@ -53,9 +53,14 @@ def place_key(path: str) -> int:
 
 def state(keys: ArrayLike, path: str, invocation: int = 0, draw: int = 0) -> State:
     """Return the states of keys (int64) at a place of the model, before any coordinate."""
-    words = np.asarray(keys, dtype=np.int64).view(np.uint64) ^ np.uint64(place_key(path))
+    return begin(keys, place_key(path), call(invocation, draw))
+
+
+def begin(keys: ArrayLike, place: int, number: int) -> State:
+    """Return the states of keys (int64) at a place of this key, with the coordinate of a call."""
+    words = np.asarray(keys, dtype=np.int64).view(np.uint64) ^ np.uint64(place)
     low, high = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32), (words >> np.uint64(32)).astype(np.uint32)
-    return fold((low, high), call(invocation, draw))
+    return fold((low, high), number)
 
 
 def call(invocation: int, draw: int) -> int:

@@ -29,6 +29,11 @@ class Run(NamedTuple):
     sequences: int
     length: int
 
+    @property
+    def samples(self) -> slice:
+        """The sequences of the run among those of the row."""
+        return slice(self.first, self.first + self.sequences)
+
 
 @dataclass(frozen=True)
 class Sequences:

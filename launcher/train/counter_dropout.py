@@ -1,20 +1,21 @@
 """The random draws of `launcher.contract.dropout` in torch: the same bits on every device, without a generator.
 
 torch shifts int32 arithmetically and cannot shift uint32, so the upper bits are masked after a shift. On a CPU, words
-(of 32 random bits) are computed in blocks that fit into the cache. On an accelerator, the operations of a mask are
-compiled into one kernel if torch supports it.
+(of 32 random bits) are computed in blocks that fit into the cache. On an accelerator, a mask is one compiled kernel.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, reduce
 from importlib.util import find_spec
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from launcher.config.errors import first_line
 from launcher.contract import dropout as definition
+from launcher.tasks._sequences import Run
 
 State = tuple[torch.Tensor, torch.Tensor]
 
@@ -48,6 +49,22 @@ def keep_mask(
     return make(keys, place, call, axes, positions, definition.threshold(rate))
 
 
+def keep_by_run(
+    keys: torch.Tensor, place: torch.Tensor, call: int, heads: Axis, runs: Sequence[Run], rate: float
+) -> list[torch.Tensor]:
+    """Return the dropout masks of the attention in a row of sequences, for each run of shape (sequences, heads, length,
+    length). `keys`: of the sequences. The other arguments are those of `keep_mask`."""
+    if not _by_numpy(keys):
+        return [
+            keep_mask(keys[run.samples], place, call, (heads, *[Axis(False, run.length)] * 2), None, rate)
+            for run in runs
+        ]
+    longest, least = Axis(False, max(run.length for run in runs)), definition.threshold(rate)
+    low, high = _states(keys, place, call, (heads, longest, longest), None)
+    parts = [(run.samples, slice(None), slice(run.length)) for run in runs]
+    return [keep_run((low[part], high[part]), part[2].stop, least) for part in parts]
+
+
 def uniform_numbers(
     keys: torch.Tensor, place: torch.Tensor, call: int, axes: tuple[Axis, ...], positions: torch.Tensor | None
 ) -> torch.Tensor:
@@ -62,13 +79,9 @@ def _as_it_is(keys: torch.Tensor) -> bool:
 
 
 def _keep_mask(
-    keys: torch.Tensor,
-    place: torch.Tensor,
-    call: int,
-    axes: tuple[Axis, ...],
-    positions: torch.Tensor | None,
+    keys: torch.Tensor, place: torch.Tensor, call: int, axes: tuple[Axis, ...], positions: torch.Tensor | None,
     least: int,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     state = _states(keys, place, call, axes, positions)
     last = axes[-1]
     if last.by_token:
@@ -95,10 +108,22 @@ def _states(
         keys = keys.view(len(keys), *[1] * tokens, keys.shape[1], *[1] * (len(axes) - 1 - tokens))
     else:
         keys = keys.view(len(keys), *[1] * len(axes))
-    state = begin(keys, place, call)
-    for number in range(len(axes) - 1):
-        state = fold(state, _coordinates(axes, number, positions, keys.device))
-    return state
+    coordinates = (_coordinates(axes, number, positions, keys.device) for number in range(len(axes) - 1))
+    if _by_numpy(keys):
+        return _states_by_numpy(keys, place, call, coordinates)
+    return reduce(fold, coordinates, begin(keys, place, call))
+
+
+def _by_numpy(keys: torch.Tensor) -> bool:
+    """Return whether numpy can read the keys: on a CPU, and not while torch compiles or traces code."""
+    return bool(type(keys) is torch.Tensor and keys.device.type == "cpu" and not torch.compiler.is_compiling())
+
+
+def _states_by_numpy(keys: torch.Tensor, place: torch.Tensor, call: int, coordinates: Iterable[torch.Tensor]) -> State:
+    """Compute states by the definition itself. An operation of numpy takes less time to begin than one of torch."""
+    state = definition.begin(keys.numpy(), int(place) % 2**64, call)
+    low, high = reduce(definition.fold, (one.numpy() for one in coordinates), state)
+    return torch.from_numpy(low.view(np.int32)), torch.from_numpy(high.view(np.int32))
 
 
 def _coordinates(
@@ -190,8 +215,8 @@ def _in_blocks(low: torch.Tensor, high: torch.Tensor, first: int, count: int, le
     lows, highs = (one.expand(*shape, 1).reshape(-1, 1) for one in (low, high))
     out = torch.empty((len(lows), count), dtype=torch.bool)
     for rows, words in _word_blocks(lows, highs, _indices(first, count, low.device)):
-        halves = words.view(torch.int16)[:, first % 2 : first % 2 + count]
-        torch.ge(halves, least, out=out[rows])
+        halves = words.view(torch.int16).ge_(least)[:, first % 2 : first % 2 + count]
+        out[rows].view(torch.int8).copy_(halves)  # both are several times as fast as a comparison with a bool result
     return out.view(*shape, count)
 
 
@@ -206,7 +231,7 @@ def _by_rows_in_blocks(low: torch.Tensor, high: torch.Tensor, last: torch.Tensor
         index = last[row].reshape(count)
         to_the_top = (1 - (index & 1)) * 16  # even coordinates use the low half of a word
         for rows, words in _word_blocks(lows[row], highs[row], index >> 1):
-            torch.ge(words.bitwise_left_shift_(to_the_top), least << 16, out=out[row, rows])
+            out[row, rows].view(torch.int8).copy_(words.bitwise_left_shift_(to_the_top).ge_(least << 16))
     return out.view(*shape, count)
 
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from launcher.contract.dropout import kept
 from launcher.tasks import _sequence_attention
 from launcher.tasks._sequences import Sequences
+from launcher.train import cpu_attention, masked_attention
 
 Options = dict[str, object]
 """Keyword arguments of a torch function, such as dtype and device."""
@@ -95,7 +96,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Compute scaled dot-product attention: by torch's fused kernels if there is no dropout, else in single operations.
+    """Compute scaled dot-product attention: by torch's fused kernels if there is no dropout.
     A position whose mask excludes all positions gets zeros, as in torch."""
     if not dropout_p or (is_causal and attn_mask is not None):  # torch raises an error for both together
         return F.scaled_dot_product_attention(
@@ -105,7 +106,7 @@ def attention(
         key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
     batch = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])
     keep_mask = draws.keep((*batch, query.shape[-2], key.shape[-2]), dropout_p, query.device)
-    return _attention(query, key, value, attn_mask, dropout_p, is_causal, scale, keep_mask)
+    return masked_attention.attention(query, key, value, attn_mask, dropout_p, is_causal, scale, keep_mask)
 
 
 def sequence_attention(
@@ -120,41 +121,7 @@ def sequence_attention(
 ) -> torch.Tensor:
     """Compute `launcher.tasks._sequence_attention.by_length` with given draws."""
     masks = draws.keep_by_run(row.sequences, query.shape[1], dropout, query.device)
-
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, number: int) -> torch.Tensor:
-        mask, causal = _sequence_attention.limits(query.shape[2], window, query.device)
-        return _attention(query, key, value, mask, dropout, causal, scale, masks[number])
-
-    return _sequence_attention.over_runs(query, key, value, row.sequences, attend)
-
-
-def _attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float | None,
-    keep_mask: torch.Tensor,
-) -> torch.Tensor:
-    """Compute attention in single operations, with a given dropout mask."""
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = torch.matmul(query * scale, key.transpose(-2, -1))
-    least = torch.finfo(scores.dtype).min
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    blind = None
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        blind = ~attn_mask.any(-1, keepdim=True)
-        scores = scores.masked_fill(~attn_mask, least)
-    elif attn_mask is not None:
-        attn_mask = attn_mask.to(scores.dtype).clamp(min=least)
-        blind = (attn_mask == least).all(-1, keepdim=True)
-        scores = scores + attn_mask
-    shares = torch.softmax(scores, -1)
-    mixed = torch.matmul((shares * keep_mask).to(value.dtype), value) * (1 / kept(dropout_p))
-    return mixed if blind is None else mixed.masked_fill(blind, 0.0)
+    return masked_attention.in_row(query, key, value, row, dropout, window, scale, masks)
 
 
 def rand(draws: Draws, *size: object, **options: object) -> torch.Tensor:
@@ -204,6 +171,8 @@ def _dropped(
     keep_mask = draws.keep(shape, rate, input.device)
     if inplace:
         return input.mul_(keep_mask).mul_(1 / kept(rate))
+    if cpu_attention.applies(input):
+        return cpu_attention.Dropout.apply(input, keep_mask, 1 / kept(rate))
     return input * keep_mask * (1 / kept(rate))
 
 

@@ -153,12 +153,8 @@ class CounterDraws:
         site, call = self._next((1, heads, sequences.tokens, sequences.tokens))
         if site.axes[0] != "sample" or self.rows.sequences is None:
             raise DrawMismatch(self.module.name, "draws for a row of sequences other numbers than for one sample")
-        keys, masks = self.rows.sequences.to(device, non_blocking=True), []
-        for run in sequences.runs:
-            axes = (self._axis(site, 1, heads), Axis(False, run.length), Axis(False, run.length))
-            of_run = keys[run.first : run.first + run.sequences]
-            masks.append(counter_dropout.keep_mask(of_run, self.module.place, call, axes, None, rate))
-        return masks
+        keys, of_heads = self.rows.sequences.to(device, non_blocking=True), self._axis(site, 1, heads)
+        return counter_dropout.keep_by_run(keys, self.module.place, call, of_heads, sequences.runs, rate)
 
     def _next(self, shape: Sequence[int]) -> tuple[DrawSite, int]:
         module, number = self.module, self.number
