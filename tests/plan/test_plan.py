@@ -95,7 +95,7 @@ def test_a_plan_decides_every_number(workspace):
         "checkpoints_kept": 2,
         "checkpoint_copy": 92336,
         "checkpoint_interval": "",
-        "seconds_at_best": None,
+        "seconds_at_best": None, "predicted": None,
         "expected_seconds": None,
         "measured_in": "",
         "goodput": None,
