@@ -16,6 +16,11 @@ GradientCheck = Annotated[
 Trace = Annotated[
     Path | None, typer.Option("--profile", help="Write a trace of the steps to this .json, and list what costs most.")
 ]
+GpuKindName = Annotated[
+    str | None,
+    typer.Option("--gpu", metavar="KIND", help="V100, A100, A100-40GB, L40S, H100, H200, B200 or MI300X."),
+]
+DeviceCounts = Annotated[str, typer.Option("--devices", metavar="N[,N...]", help="Numbers of devices.")]
 PostMortem = Annotated[bool, typer.Option("--post-mortem", help="Start pdb where an exception is raised.")]
 
 
@@ -130,6 +135,25 @@ def simulate(
     tool.simulate(load.recipe(recipe, overrides), profile, asked, json, Console())
 
 
+def scaling(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    cluster: options.ClusterFile = "local",
+    gpu: GpuKindName = None,
+    devices: DeviceCounts = "8,16,32,64,128,256,512",
+    json: options.Json = False,
+    trust: options.Trust = None,
+) -> None:
+    """Predict the time of a step on many devices, which need not be here: what it takes, and what bounds it."""
+    from launcher.config import load
+    from launcher.tools import scaling as tool
+
+    counts = tool.counts(devices)
+    profile, overrides = load.profile(cluster, overrides or [])
+    asked = tool.target(profile, gpu)
+    tool.report(load.recipe(recipe, overrides), asked, counts, json, Console())
+
+
 def doctor(
     overrides: options.Overrides = None,
     cluster: options.ClusterFile = "local",
@@ -155,4 +179,4 @@ def doctor(
     raise typer.Exit(tool.exit_code(findings))
 
 
-COMMANDS = (plan, doctor, prepare, debug, parity, simulate)
+COMMANDS = (plan, doctor, prepare, debug, parity, simulate, scaling)

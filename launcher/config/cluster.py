@@ -27,6 +27,7 @@ from launcher.config.profile_values import (
     Nodes,
     Number,
     PositiveInt,
+    Share,
     Variable,
     Where,
 )
@@ -44,13 +45,29 @@ class Scratch(Strict):
 
 
 class Links(Strict):
-    """Bandwidths of the network. No estimate uses them: the visible cost of communication depends on the strategy and
-    on what it overlaps with."""
+    """Bandwidths and latencies of the network, for the predicted time of a step."""
 
     within_node: Number | None = None
     """GB per second and direction between two devices of one node."""
     between_nodes: Number | None = None
-    """GB per second and direction between devices of two nodes."""
+    """GB per second and direction that each device has to other nodes: those of a network port, divided by the devices
+    that share it."""
+    latency_within_node: Number = 2.0
+    """Microseconds of a message within a node."""
+    latency_between_nodes: Number = 5.0
+    """Microseconds of a message between nodes."""
+
+
+class Efficiency(Strict):
+    """The parts of the profile's figures that a training reaches, for the predicted time of a step. Figures that were
+    measured need 1."""
+
+    arithmetic: Share = 0.8
+    """Part of `peak_tflops`."""
+    memory: Share = 0.8
+    """Part of `memory_bandwidth`."""
+    links: Share = 0.8
+    """Part of the bandwidths of `links`."""
 
 
 class Cluster(Strict):
@@ -95,8 +112,13 @@ class Cluster(Strict):
     """Mean hours between failures of one node."""
     price_per_hour: Number | None = None
     """Price of one node for an hour, in any currency, from which the plan computes the cost of the run."""
+    memory_bandwidth: Auto | Number = "auto"
+    """GB per second of a device's own memory, for the predicted time of a step. `auto`: the figure of the data sheet
+    for a known device of this machine, else no prediction."""
     links: Links = Links()
-    """Network bandwidths."""
+    """Network bandwidths and latencies."""
+    efficiency: Efficiency = Efficiency()
+    """The parts of these figures that a training reaches."""
     scratch: Scratch = Scratch()
     """Folders for temporary and cached files."""
     _scheduler: SchedulerConfig = PrivateAttr()

@@ -15,6 +15,7 @@ from launcher.config.training import seconds
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]
 Number = Annotated[float, Field(gt=0, le=1e12)]
+Share = Annotated[float, Field(gt=0, le=1)]
 _MAX_NODES = 10_000
 
 

@@ -19,6 +19,16 @@ _FRAGMENTATION = 0.05
 """Share of the tensors' bytes that CUDA's caching allocator cannot use. A typical value, which was not measured."""
 
 
+def stored_bytes(precision: str) -> int:
+    """Return the bytes of a stored parameter."""
+    return _WIDTH[precision]
+
+
+def activation_bytes(precision: str) -> int:
+    """Return the bytes of a value that layers pass on."""
+    return _ACTIVATION[precision]
+
+
 class MemoryTrace(Strict):
     """Memory of rank 0, from a build and two steps on fake tensors (see launcher.tools.memory). In bytes."""
 
@@ -92,12 +102,12 @@ def _copies(recipe: Recipe, shape: Architecture) -> dict[str, int]:
 def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int, device: str) -> int:
     """Return the bytes of the activations that layers store for the backward pass.
 
-    A layer stores what `_of_token` returns for each token, and attention maps of heads x length. A checkpointed layer
+    A layer stores what `of_token` returns for each token, and attention maps of heads x length. A checkpointed layer
     stores its input (Chen et al., 2016), and one such layer at a time is recomputed. Tensor parallelism splits the
     inside of a layer.
     """
     tokens, width = samples * longest, _ACTIVATION[recipe.train.precision]
-    layer = tokens * _of_token(recipe, shape, longest, device) / recipe.tensor_parallel
+    layer = tokens * of_token(recipe, shape, longest, device) / recipe.tensor_parallel
     every = recipe.train.checkpointed_every
     if not every:
         return round(shape.layers * layer)
@@ -105,7 +115,7 @@ def activations(recipe: Recipe, shape: Architecture, samples: int, longest: int,
     return round((shape.layers - again + 1) * layer + again * tokens * shape.hidden * width)
 
 
-def _of_token(recipe: Recipe, shape: Architecture, longest: int, device: str) -> float:
+def of_token(recipe: Recipe, shape: Architecture, longest: int, device: str) -> float:
     """Return the bytes that a layer stores for a token.
 
     They are 17 hidden widths. If attention is not fused, as with attention dropout, 2.5 attention maps are added

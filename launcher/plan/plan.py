@@ -21,6 +21,7 @@ from launcher.plan import (
     padding_estimate,
     run_estimates,
     sample_order,
+    step_work,
     topology,
     warnings,
 )
@@ -29,6 +30,7 @@ from launcher.plan.facts import Facts, guess, steps_of
 from launcher.plan.memory import MemoryTrace
 from launcher.plan.model_spec import Architecture
 from launcher.plan.peak_flops import peak_flops
+from launcher.plan.step_time import StepTime
 from launcher.storage.run_dir import RunDir
 
 
@@ -117,6 +119,8 @@ class Plan(Strict):
     """Free space on the disk of the run folder."""
     seconds_at_best: float | None = None
     """Seconds of computation of the whole run at the cluster's peak."""
+    predicted: StepTime | None = None
+    """Predicted time of a step; None: a figure of the devices is not known."""
     expected_seconds: float | None = None
     """Expected seconds of the whole run without failures, by an earlier run; None: none is known."""
     measured_in: str = ""
@@ -239,6 +243,7 @@ def make(
         checkpoints_kept=recipe.checkpoint.keep, checkpoint_copy=memory.checkpoint_copy(recipe, shape, count),
         checkpoint_interval=run_estimates.checkpoint_interval(recipe, cluster), free_disk=free_bytes(folder.path),
         seconds_at_best=run_estimates.run_seconds(cluster, total.operations, count, published),
+        predicted=step_work.of_world(recipe, shape, known, world),
         hours_between_failures=run_estimates.hours_between_failures(cluster),
         # what to do
         resume_from=checkpoints[-1].step if checkpoints else None,

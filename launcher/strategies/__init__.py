@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from launcher.config.types import OptimizerConfig, StrategyConfig
+from launcher.plan.collectives import Collective, RankStep
 
 if TYPE_CHECKING:
     import torch
@@ -166,6 +167,11 @@ class Strategy(ABC, Generic[C_co]):
         """Return the fraction of a checkpoint's tensors that `of_node` neighbouring ranks hold together, from 0 to
         1."""
         return 1.0
+
+    def collectives(self, shape: "Architecture", step: RankStep) -> list[Collective]:
+        """Return what the ranks exchange in a step, without scalars. The default: each gradient is averaged, as in
+        DDP."""
+        return [Collective("all-reduce", shape.trained * step.weight, 1, step.ranks, "last backward")]
 
     def load(self, device: str) -> None:
         """Import the optional packages, for a type of device."""

@@ -1,7 +1,8 @@
-"""Checks of parallel degrees, and the memory share of a sharded model. Does not import torch."""
+"""Checks of parallel degrees; memory share and communication of a sharded model. Does not import torch."""
 
 from typing import TYPE_CHECKING
 
+from launcher.plan.collectives import Collective, RankStep
 from launcher.strategies import MemoryShare
 
 if TYPE_CHECKING:
@@ -74,3 +75,52 @@ def sharded_memory(
     during = 2 * outside + (shape.in_layers / tensor + 2 * layer if keep else layer * (4 + prefetch))
     held = 0.0 if offload else share
     return MemoryShare(held, held, held, int(max(3 * outside, during)), host=2 * (share - held), moved=share - held)
+
+
+def sharded_collectives(
+    shape: "Architecture",
+    step: RankStep,
+    axes: dict[str, int],
+    again: bool = True,
+    gathered: int | None = None,
+    reduced: int | None = None,
+) -> list[Collective]:
+    """Return what ranks exchange under FSDP2, without scalars. `axes`: sizes of the mesh axes. `again`: a layer is
+    gathered again in the backward. `gathered`, `reduced`: bytes of a gathered parameter, and of a reduced gradient;
+    None: those of a stored one.
+
+    Each micro-batch gathers and reduces; only the replicas wait for the last one.
+    """
+    tensor, shards, replicas = (axes.get(name, 1) for name in ("tensor", "shard", "replica"))
+    gathered, reduced = gathered or step.weight, reduced or step.weight
+    layers, outside = _of_tensor_rank(shape, tensor), shape.parameters - shape.in_layers
+    times, trained, units = step.micro_batches, shape.trained / shape.parameters, shape.layers + 1
+    in_backward = layers * gathered * times if again else 0.0
+    gradients = (layers + outside) * trained * reduced
+    found = [
+        Collective("all-gather", (layers + outside) * gathered * times, units * times, shards, "forward", tensor),
+        Collective("all-gather", in_backward, shape.layers * times, shards, "backward", tensor),
+        Collective("reduce-scatter", gradients * times, units * times, shards, "backward", tensor),
+        Collective("all-reduce", gradients / shards, units, replicas, "last backward", tensor * shards),
+        *_of_tensor_parallel(shape, step, tensor),
+    ]
+    return [one for one in found if one.ranks > 1 and one.size]
+
+
+def _of_tensor_rank(shape: "Architecture", tensor: int) -> float:
+    """Return the parameters of the layers that a rank of the tensor axis has: a share of the matrices and their
+    biases, and two normalizations and the biases of the two outputs as a whole."""
+    whole = 6 * shape.hidden * shape.layers
+    return whole + (shape.in_layers - whole) / tensor if tensor > 1 else shape.in_layers
+
+
+def _of_tensor_parallel(shape: "Architecture", step: RankStep, tensor: int) -> list[Collective]:
+    """Return the all-reduces of a layer's hidden states: of two outputs in the forward, and of the gradients of four
+    inputs, those of queries, keys, values and the feed-forward, in the backward."""
+    size = step.positions * shape.hidden * step.activation * shape.layers * step.micro_batches
+    calls = shape.layers * step.micro_batches
+    again = 2 * step.recomputed
+    return [
+        Collective("all-reduce", 2 * size, 2 * calls, tensor, "forward", waits=True),
+        Collective("all-reduce", (4 + again) * size, (4 + again) * calls, tensor, "backward", waits=True),
+    ]

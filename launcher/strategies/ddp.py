@@ -10,12 +10,14 @@ from pydantic import Field
 
 from launcher import strategies
 from launcher.config.types import StrategyConfig
+from launcher.plan.collectives import Collective, RankStep
 from launcher.strategies import Engine, EngineParts, MemoryShare
 from launcher.strategies._parallel_degrees import (
     check_heads,
     check_ranks,
     refuse_sharded_matrices,
     refuse_tensor_parallel,
+    sharded_collectives,
     sharded_memory,
 )
 
@@ -69,6 +71,14 @@ class Strategy(strategies.Strategy[Config]):
         if self.config.tensor_parallel > 1:
             return sharded_memory(shape, 1, self.config.tensor_parallel)
         return MemoryShare(gradients=1.0 if self.config.bucket_view or ranks == 1 else 2.0)
+
+    def collectives(self, shape: "Architecture", step: RankStep) -> list[Collective]:
+        if self.config.tensor_parallel > 1:
+            axes = self.axes(step.ranks)
+            return sharded_collectives(shape, step, {**axes, "shard": 1})
+        size = shape.trained * (2 if self.config.compress == "bf16" else step.weight)
+        buckets = max(1, round(size / (self.config.bucket_mb * 2**20)))
+        return [Collective("all-reduce", size, buckets, step.ranks, "last backward")]
 
     def wrap(self, unwrapped: EngineParts) -> Engine:
         from torch.nn.parallel import DistributedDataParallel

@@ -12,6 +12,7 @@ from pydantic import Field
 from launcher import strategies
 from launcher.config.base_model import hint
 from launcher.config.types import StrategyConfig
+from launcher.plan.collectives import Collective, RankStep
 from launcher.strategies import Engine, EngineParts, MemoryShare
 from launcher.strategies._deepspeed_settings import Settings
 from launcher.strategies._parallel_degrees import refuse_sharded_matrices
@@ -125,6 +126,32 @@ class Strategy(strategies.Strategy[Config]):
             host=host,
             moved=share * on_host,
         )
+
+    def collectives(self, shape: "Architecture", step: RankStep) -> list[Collective]:
+        """Return what the ranks exchange, as DeepSpeed 0.19 does: stages 1 and 2 all-reduce gradients and gather the
+        updated parameters. Stage 2 reduces each micro-batch. Stage 3 gathers in the backward what the prefetched
+        parameters do not hold still."""
+        bucket, stage = self.config.bucket_mb * 2**20, self.config.zero
+        size, trained = shape.parameters * 4, shape.trained * 4
+        times = step.micro_batches if stage >= 2 else 1
+        ranks = step.ranks
+
+        def calls(of: float) -> int:
+            return max(1, round(of / bucket))
+
+        if stage == 3:
+            again = max(0.0, size - bucket)
+            return [
+                Collective("all-gather", size * times, calls(size) * times, ranks, "forward"),
+                Collective("all-gather", again * times, calls(again) * times, ranks, "backward"),
+                Collective("reduce-scatter", trained * times, calls(trained) * times, ranks, "backward"),
+            ]
+        gradients = Collective(
+            "all-reduce", trained * times, calls(trained) * times, ranks, "backward" if stage == 2 else "last backward",
+            waits=stage == 0,
+        )  # fmt: skip
+        updated = Collective("all-gather", trained, calls(trained), ranks, "update")
+        return [gradients, updated] if stage else [gradients]
 
     def load(self, device: str) -> None:
         from launcher.strategies import _deepspeed_process

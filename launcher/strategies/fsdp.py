@@ -12,12 +12,14 @@ from pydantic_core import PydanticCustomError
 
 from launcher import strategies
 from launcher.config.types import StrategyConfig
+from launcher.plan.collectives import Collective, RankStep
 from launcher.strategies import Engine, EngineParts, MemoryShare
 from launcher.strategies._parallel_degrees import (
     check_heads,
     check_ranks,
     refuse_sharded_matrices,
     refuse_tensor_parallel,
+    sharded_collectives,
     sharded_memory,
 )
 
@@ -96,6 +98,12 @@ class Strategy(strategies.Strategy[Config]):
             self.config.prefetch,
             self.config.offload,
         )
+
+    def collectives(self, shape: "Architecture", step: RankStep) -> list[Collective]:
+        gathered, reduced = (2 if kind == "bf16" else step.weight for kind in (self.config.gather, self.config.reduce))
+        reduced = max(reduced, 4) if self.config.reduce == "fp32" else reduced
+        again = self.config.shard != "grad_op"
+        return sharded_collectives(shape, step, self.axes(step.ranks), again, gathered, reduced)
 
     def state_share(self, ranks: int, of_node: int) -> float:
         return min(1.0, of_node * (self.config.replicas or 1) / ranks)

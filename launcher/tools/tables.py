@@ -12,6 +12,7 @@ from launcher.plan.facts import Facts, cut_notes, label_counts
 from launcher.plan.memory import MemoryTrace
 from launcher.plan.plan import Plan
 from launcher.plan.run_estimates import duration
+from launcher.plan.step_time import StepTime
 
 _PROCESS = "0.4 GiB"
 """Resident set of a rank before its model is built: the interpreter, torch and transformers."""
@@ -50,6 +51,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         "data": plan.prepared or "not prepared yet",
         "time": _time(plan),
         **({"at best": _at_best(plan.seconds_at_best)} if plan.seconds_at_best else {}),
+        **({"predicted": _predicted(plan.predicted)} if plan.predicted else {}),
         **({"failures": _failures(plan, plan.hours_between_failures)} if plan.hours_between_failures else {}),
         **({"goodput": _goodput(plan)} if plan.hours_between_failures else {}),
         **({"cost": _cost(plan, plan.price_per_hour)} if plan.price_per_hour else {}),
@@ -145,6 +147,13 @@ def _cost(plan: Plan, price: float) -> str:
 def _at_best(seconds: float) -> str:
     """Return a text about the minimum duration, by the figures of the cluster's profile."""
     return f"{duration(seconds)} of arithmetic at the devices' peak (without communication)"
+
+
+def _predicted(step: StepTime) -> str:
+    """Return a text about the predicted time of a step and its parts."""
+    names = ("arithmetic", "memory", "communication", "host")
+    parts = ", ".join(f"{name} {getattr(step, name) / step.total:.0%}" for name in names)
+    return f"{step.total * 1e3:,.1f} ms a step ({parts}; not measured)"
 
 
 def _failures(plan: Plan, hours: float) -> str:

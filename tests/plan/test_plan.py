@@ -96,6 +96,7 @@ def test_a_plan_decides_every_number(workspace):
         "checkpoint_copy": 92336,
         "checkpoint_interval": "",
         "seconds_at_best": None,
+        "predicted": None,
         "expected_seconds": None,
         "measured_in": "",
         "goodput": None,
