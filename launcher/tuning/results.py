@@ -74,7 +74,7 @@ class Results:
 
     def ratio(self, result: Result) -> float:
         """Return how many times as fast a setting is as the recipe as written: the median over the steps that both
-        took, of those by turns if there are any; 0: it cannot be used, or there is no such step."""
+        took, of those in the last race if there are any; 0: it cannot be used, or there is no such step."""
         base = self.base.seconds
         steps = base.keys() & result.seconds.keys()
         confirmed = {step for step in steps if self.confirmed_from is not None and step >= self.confirmed_from}
