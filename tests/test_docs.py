@@ -161,6 +161,7 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("python -m benchmarks.gpu", check_gpu, "needs a GPU, or minutes: tests/test_gpu.py runs parts of it"),
     ("python -m benchmarks( |$)", check_benchmark, "takes minutes, or fetches data: tests/benchmarks runs some"),
     ("launcher parity", parse, "starts every layout: tests/tools/test_parity.py compares them"),
+    ("launcher tune", parse, "takes two minutes: tests/tools/tune measures a small recipe"),
     ("launcher diff", parse, "exits with 1 where runs differ: tests/tools/diff compares some"),
     ("launcher new", parse, "writes a recipe for a file: tests/tools/test_new.py does, and trains it"),
     ("launcher debug .*--profile", parse, "tests/tools/debug/test_examinations.py reads a trace"),

@@ -21,6 +21,9 @@ GpuKindName = Annotated[
     typer.Option("--gpu", metavar="KIND", help="V100, A100, A100-40GB, L40S, H100, H200, B200 or MI300X."),
 ]
 DeviceCounts = Annotated[str, typer.Option("--devices", metavar="N[,N...]", help="Numbers of devices.")]
+Budget = Annotated[
+    str, typer.Option("--budget", metavar="DURATION", help="Seconds of the search, or a duration such as 2m.")
+]
 PostMortem = Annotated[bool, typer.Option("--post-mortem", help="Start pdb where an exception is raised.")]
 
 
@@ -30,6 +33,7 @@ def plan(
     cluster: options.ClusterFile = "local",
     ranks: options.Ranks = None,
     trace: options.Traced = False,
+    untuned: options.Untuned = False,
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
@@ -38,10 +42,11 @@ def plan(
     from launcher.prepare import run_setup
     from launcher.tools import folds, tables
     from launcher.tools.memory import memory_trace
+    from launcher.tools.tune import tuned_file
 
     profile, overrides = load.profile(cluster, overrides or [])
     profile = plugins.scheduler(profile.scheduler).complete(profile)
-    loaded = load.recipe(recipe, overrides)
+    loaded = tuned_file.applied(load.recipe(recipe, overrides), profile, ranks, untuned)
     first = folds.each(loaded)[0]
     decided = folds.noted(run_setup.dry_run(first, profile, ranks), loaded)
     if trace:
@@ -113,6 +118,25 @@ def parity(
     raise typer.Exit(tool.report(loaded, strategies, counts, steps, profile, json))
 
 
+def tune(
+    recipe: options.RecipeFile,
+    overrides: options.Overrides = None,
+    cluster: options.ClusterFile = "local",
+    ranks: options.Ranks = None,
+    budget: Budget = "2m",
+    json: options.Json = False,
+    trust: options.Trust = None,
+) -> None:
+    """Find the fastest setting on these devices, for `run` and `submit` to use. The trajectory stays the same."""
+    from launcher.config import load
+    from launcher.tools.tune import tune as tool
+
+    allowed = tool.budget(budget)
+    profile, overrides = load.profile(cluster, overrides or [])
+    found = tool.tune(load.recipe(recipe, overrides), profile, ranks, allowed, Console(stderr=True))
+    tool.report(found, json)
+
+
 def simulate(
     recipe: options.RecipeFile,
     overrides: options.Overrides = None,
@@ -179,4 +203,4 @@ def doctor(
     raise typer.Exit(tool.exit_code(findings))
 
 
-COMMANDS = (plan, doctor, prepare, debug, parity, simulate, scaling)
+COMMANDS = (plan, doctor, prepare, debug, tune, parity, simulate, scaling)

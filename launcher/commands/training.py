@@ -18,17 +18,19 @@ def run(
     via: options.Via = options.Starter.elastic,
     max_restarts: options.MaxRestarts = None,
     bundle: options.Bundle = None,
+    untuned: options.Untuned = False,
     trust: options.Trust = None,
 ) -> None:
     """Plan, prepare and train here, once for each seed or fold. A run folder with a checkpoint is resumed."""
     from launcher.config import load
     from launcher.tools import folds, run_command, seeds
+    from launcher.tools.tune import tuned_file
 
     file, overrides = command_exit.recipe_of(bundle, recipe, overrides or [])
     restarts = [] if max_restarts is None else [f"cluster.max_restarts={max_restarts}"]
     profile, overrides = load.profile(cluster, overrides, *restarts)
     run_command.check_starts_here(file, overrides, profile)
-    loaded = load.recipe(file, overrides)
+    loaded = tuned_file.applied(load.recipe(file, overrides), profile, ranks, untuned)
     train = seeds.train if loaded.value.seeds > 1 else run_command.train
     if loaded.value.data.folds is not None:
         train = folds.train
@@ -42,14 +44,17 @@ def submit(
     dry_run: options.DryRun = False,
     max_requeues: options.MaxRequeues = None,
     grid: options.GridFile = None,
+    untuned: options.Untuned = False,
     trust: options.Trust = None,
 ) -> None:
     """Plan, prepare and submit the run to a queue. The job requeues itself until all steps are done."""
     from launcher.config import load
     from launcher.tools import submit as tool
+    from launcher.tools.tune import tuned_file
 
     profile, overrides = tool.load_profile(cluster, overrides or [], max_requeues)
-    tool.submit(load.recipe(recipe, overrides), profile, grid, dry_run, Console(stderr=True))
+    loaded = tuned_file.applied(load.recipe(recipe, overrides), profile, None, untuned)
+    tool.submit(loaded, profile, grid, dry_run, Console(stderr=True))
 
 
 Grid = Annotated[

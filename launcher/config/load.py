@@ -3,7 +3,6 @@ mistake is reported with its line."""
 
 import functools
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -47,12 +46,19 @@ class Loaded(Generic[T]):
     """File as the user named it."""
     stored: Path | None = None
     """File of the document that somebody else may have written; None: there is none (see launcher.config.trust)."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user, which a plan shows."""
 
     def override(self, *overrides: str) -> "Loaded[T]":
         """Return the document with further overrides. The file is not read again, and the kinds that it names stay
         allowed. Raises UserError with every mistake found."""
-        loaded = _checked(type(self.value), self.written, (*self.overrides, *overrides), self.stored)
-        return replace(loaded, file=self.file)
+        return self.merged(Document({}), *overrides)
+
+    def merged(self, above: Document, *overrides: str) -> "Loaded[T]":
+        """Return the document with the values of another one, which all overrides replace. Raises UserError."""
+        written = documents.merge(self.written, above)
+        loaded = _checked(type(self.value), written, (*self.overrides, *overrides), self.stored)
+        return replace(loaded, file=self.file, notes=self.notes)
 
     def located(self, error: UserError) -> UserError:
         """Return the same mistakes. Each that has a key begins with the key's file and line, or with its override."""
@@ -187,7 +193,7 @@ def _recipe(file: Path, overrides: Sequence[str], stored: bool) -> Loaded[Recipe
 def _checked(kind: type[T], document: Document, overrides: Sequence[str], stored: Path | None) -> Loaded[T]:
     """Validate a document and check the names of code in it. `stored`: its file that somebody else may have written, if
     any."""
-    with trust.loading(stored, _dotted_paths(overrides)):
+    with trust.loading(stored, trust.dotted_paths(overrides)):
         loaded = replace(_typed(kind, document, overrides), stored=stored)
     if stored is None and (paths := list(secret_values.paths(loaded.document.value))):
         texts = [(loaded.document.origin(path), ".".join(map(str, path))) for path in paths]
@@ -202,11 +208,6 @@ def _artefact(document: Document) -> Path | None:
     """
     written = {Path(where.rpartition(":")[0]) for where in document.origins.values()}
     return next((path for path in written if code_origin.artefact(path)), None)
-
-
-def _dotted_paths(overrides: Sequence[str]) -> list[str]:
-    """Return the words in the values of overrides that may be dotted paths."""
-    return [word for text in overrides for word in re.findall(r"[\w.:]+", text.partition("=")[2])]
 
 
 def _typed(

@@ -11,6 +11,8 @@ RUNS = Path("runs")
 """Folder of run folders, in the current folder."""
 SWEEPS = Path("sweeps")
 """Folder of sweeps, in the current folder. A sweep's trials are runs, and so have folders in `RUNS`."""
+TUNED = Path("tuned")
+"""Folder of the settings that `launcher tune` found, in the current folder."""
 
 RECIPE, CLUSTER, PLAN, FACTS, ENVIRONMENT = "recipe.yaml", "cluster.yaml", "plan.json", "facts.json", "environment.json"
 METRICS, JOB_LOG, LEDGER = "metrics.jsonl", "jobs.jsonl", "ledger.jsonl"

@@ -10,7 +10,7 @@ The launcher checks the names once, while it loads the recipe. Ranks and other c
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -52,6 +52,11 @@ def names_of_option() -> list[str]:
 def all_names() -> list[str]:
     """Return all names that may run: those of the --trust option, and those in the user's recipes."""
     return list(_trusted)
+
+
+def dotted_paths(overrides: Sequence[str]) -> list[str]:
+    """Return the words in the values of overrides that may be dotted paths."""
+    return [word for text in overrides for word in re.findall(r"[\w.:]+", text.partition("=")[2])]
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Launch:
     restart_window: float | None = None
     timeout: float = 30
     watchdog: Watchdog = field(default_factory=lambda: Watchdog(seconds="off"))
-    job: Literal["train", "evaluate", "measure"] = "train"
+    job: Literal["train", "evaluate", "measure", "tune"] = "train"
     checkpoint: str | int = "latest"
     split: str = "validation"
     steps: int = 0

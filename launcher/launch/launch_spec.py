@@ -55,6 +55,11 @@ def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
     return Launch(folder, plan.ranks, plan.device, threads, job="measure", steps=steps, env=dict(env))
 
 
+def tune(plan: Plan, env: Mapping[str, str]) -> Launch:
+    """Return the launch of ranks that measure settings of the recipe (see launcher.tuning)."""
+    return Launch(Path(plan.folder), plan.ranks, plan.device, plan.threads or 1, job="tune", env=dict(env))
+
+
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
     """Return the module that starts the ranks, and its arguments. The rendezvous of its agent and of the ranks is a
     file (see launcher.launch.starter)."""

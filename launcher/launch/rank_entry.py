@@ -113,6 +113,8 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
             return RankReport(DONE, result=rank_jobs.evaluate(launch.folder, group, launch.checkpoint, launch.split))
         if launch.job == "measure":
             return RankReport(DONE, result=rank_jobs.measure(launch.folder, group, stop, launch.steps))
+        if launch.job == "tune":
+            return RankReport(DONE, result=rank_jobs.tune(launch.folder, group, stop))
         code = rank_training.train(launch.folder, group, stop, heartbeat)
         return RankReport(code, stop.agreed)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Jobs of a rank besides training: evaluation of a checkpoint, and measurement of the first steps."""
+"""Jobs of a rank besides training: evaluation of a checkpoint, and measurement of steps, also in other settings."""
 
 import dataclasses
 import time
@@ -79,3 +79,11 @@ def measure(folder: Path, group: ProcessGroup, stop: StopMonitor, steps: int) ->
             begin = time.perf_counter()
     memory = int(group.all_gather(np.array(peak.bytes())).max())
     return {"records": records, "memory": memory, "stopped": stopped}
+
+
+def tune(folder: Path, group: ProcessGroup, stop: StopMonitor) -> dict[str, bool]:
+    """Measure the settings of a search, which its journal in the folder then has. Returns whether a stop was
+    requested."""
+    from launcher.tuning import rank_measurement
+
+    return {"stopped": rank_measurement.measure_all(folder, group, stop)}

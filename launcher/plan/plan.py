@@ -206,12 +206,13 @@ def make(
     trains: bool = True,
     devices: Devices | None = None,
     document: Document | None = None,
+    remarks: Sequence[str] = (),
 ) -> Plan:
     """Plan a run. Raises UserError with every mistake that can be found without starting anything.
 
     `wrong`: mistakes that were found before. `folder`: the run folder; None: the one that the recipe names. `trains`:
     whether the run continues in its folder; False: it is only evaluated. `devices`: of a node, if they are decided
-    already. `document`: the recipe's keys with their lines, for the warnings.
+    already. `document`: the recipe's keys with their lines, for the warnings. `remarks`: on how the recipe was loaded.
     """
     world = topology.world(cluster, ranks, devices)
     folder = folder or RunDir(paths.RUNS / recipe.name)
@@ -248,7 +249,7 @@ def make(
         # what to do
         resume_from=checkpoints[-1].step if checkpoints else None,
         command=shlex.join(_command(cluster, file, world.per_node, overrides)),
-        notes=[*world.notes(), *notes.of(recipe, shape, folder, facts)],
+        notes=[*remarks, *world.notes(), *notes.of(recipe, shape, folder, facts)],
         warnings=_warnings(warnings.of(recipe, shape, world, facts, total.steps), document) if trains else [],
     )  # fmt: skip
 

@@ -214,7 +214,7 @@ def _make_plan(
     made = plan.make(
         recipe, request.cluster, file=request.loaded.file, ranks=request.ranks, facts=known, prepared=prepared,
         overrides=request.loaded.overrides, wrong=wrong, folder=request.folder, trains=request.trains,
-        devices=request.devices, document=request.loaded.document,
+        devices=request.devices, document=request.loaded.document, remarks=request.loaded.notes,
     )  # fmt: skip
     return expectations.added(made, recipe, request.cluster)
 

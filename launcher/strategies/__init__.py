@@ -146,6 +146,11 @@ class Strategy(ABC, Generic[C_co]):
     def layouts(ranks: int) -> "Sequence[StrategyConfig]":
         """Return the Configs for this number of ranks that `launcher parity` compares and a plan proposes."""
 
+    def variants(self) -> "Sequence[StrategyConfig]":
+        """Return this Config with other options, which `launcher tune` tries. They affect speed only, and round as this
+        one does."""
+        return []
+
     def check(self, ranks: int) -> str | None:
         """Return the reason why the strategy cannot run on this number of ranks; None: it can."""
         return None

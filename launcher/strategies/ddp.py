@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from launcher.plan.model_spec import Architecture
 
 
+_BUCKETS = (5.0, 25.0, 100.0)
+"""MiB of gradients in one reduction, to try."""
+
+
 class Config(StrategyConfig):
     """Replicated data parallelism (DistributedDataParallel)."""
 
@@ -47,6 +51,13 @@ class Config(StrategyConfig):
 
 
 class Strategy(strategies.Strategy[Config]):
+    def variants(self) -> list[Config]:
+        if self.config.tensor_parallel > 1:
+            return []  # its buckets are those of FSDP
+        return [
+            self.config.model_copy(update={"bucket_mb": size}) for size in _BUCKETS if size != self.config.bucket_mb
+        ]
+
     def check(self, ranks: int) -> str | None:
         return check_ranks(self.config.tensor_parallel, ranks)
 

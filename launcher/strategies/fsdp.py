@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from launcher.plan.model_spec import Architecture
 
 
+_SHARDS: tuple[Literal["grad_op", "full"], ...] = ("grad_op", "full")
+
+
 class Config(StrategyConfig):
     """Fully sharded data parallelism (fully_shard)."""
 
@@ -60,6 +63,11 @@ class Config(StrategyConfig):
 
 
 class Strategy(strategies.Strategy[Config]):
+    def variants(self) -> list[Config]:
+        shards = [] if self.config.shard == "hybrid" else [one for one in _SHARDS if one != self.config.shard]
+        ahead = [] if self.config.prefetch else [self.config.model_copy(update={"prefetch": 1})]
+        return [*(self.config.model_copy(update={"shard": shard}) for shard in shards), *ahead]
+
     def check(self, ranks: int) -> str | None:
         return check_ranks(self.config.tensor_parallel, ranks, self.config.replicas or 1)
 

@@ -142,6 +142,7 @@ Bundle = Annotated[Path | None, typer.Option("--from", help="A bundle, in the pl
 Resume = Annotated[bool, typer.Option("--resume", help="Refuse to start from the beginning.")]
 Via = Annotated[Starter, typer.Option("--via", metavar="STARTER", help="elastic, torchrun or accelerate.")]
 MaxRestarts = Annotated[int | None, typer.Option("--max-restarts", min=0, help="Restarts after a failure.")]
+Untuned = Annotated[bool, typer.Option("--untuned", help="Ignore the settings that `launcher tune` found.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the batch script; write and submit nothing.")]
 MaxRequeues = Annotated[int | None, typer.Option("--max-requeues", min=0, help="How often the job may start again.")]
 GridFile = Annotated[

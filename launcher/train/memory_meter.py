@@ -14,16 +14,21 @@ class Peak:
     def __init__(self, device: torch.device):
         self._device = device
         self._before = 0
+        self.restart()
         if device.type != "cpu":
-            torch.accelerator.reset_peak_memory_stats()
             self._before = torch.accelerator.memory_allocated()
         else:
             self._before = psutil.Process().memory_info().rss
-            if (_PROC / "clear_refs").exists():
-                (_PROC / "clear_refs").write_text("5")  # resets the high-water mark (Linux)
+
+    def restart(self) -> None:
+        """Forget the peak until now. What was in use at the creation of this object still does not count."""
+        if self._device.type != "cpu":
+            torch.accelerator.reset_peak_memory_stats()
+        elif (_PROC / "clear_refs").exists():
+            (_PROC / "clear_refs").write_text("5")  # resets the high-water mark (Linux)
 
     def bytes(self) -> int:
-        """Return the peak since the creation of this object, minus the use at its creation."""
+        """Return the peak since the creation of this object or the last restart, minus the use at its creation."""
         if self._device.type != "cpu":
             return int(torch.accelerator.max_memory_allocated()) - self._before
         return _high_water() - self._before
