@@ -1,4 +1,4 @@
-"""A student with a teacher beside the same student alone: `python benchmarks/distillation.py [--ranks 2] [--seeds 3]`.
+"""A student with a teacher beside the same student alone.
 
 On the docstrings of the standard library: a teacher is pretrained by masked language modelling, then a student a
 fraction of its size, for each seed once alone and once with the teacher: the same samples, masks, first weights and
@@ -11,13 +11,15 @@ Seen over three seeds: alone 5.480 and 0.132, with the teacher (5.123 and 0.186)
 """
 
 import argparse
+import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison
 
 RECIPE = """
 name: {name}
@@ -40,8 +42,7 @@ TAUGHT = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=500, help="of the student")
     parser.add_argument("--teacher-steps", type=int, default=800)
@@ -49,11 +50,15 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--alpha", type=float, default=0.5)
     parser.add_argument("--folder", help="to keep the runs in; else a temporary one")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="launcher-distillation-") as temporary:
-        Path(options.folder or temporary).mkdir(parents=True, exist_ok=True)
-        os.chdir(options.folder or temporary)
-        _compare(options)
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
+    with _workplace.temporary_folder("distillation") as temporary:
+        folder = Path(options.folder or temporary).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.chdir(folder):
+            _compare(options)
+    return []
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -90,7 +95,3 @@ def _run(
         raise SystemExit(done.stdout + done.stderr)
     records = map(json.loads, Path("runs", name, "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [record for record in records if "eval/loss" in record][-1]
-
-
-if __name__ == "__main__":
-    main()

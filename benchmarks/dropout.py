@@ -1,20 +1,22 @@
-"""A step with dropout by the contract beside one with torch's own: `python benchmarks/dropout.py [--threads 1]`.
+"""A step with dropout by the contract beside one with torch's own, and one without dropout.
 
-BERT-mini (4 x 256, 32 samples of 128 tokens, masked language modelling, AdamW) on one rank. The same model steps by
-turns with its draws from torch's generator, as it does outside of the launcher, and by the contract; a model without
-attention dropout and one without any are beside them.
+BERT-mini (4 x 256, 32 samples of 128 tokens, masked language modelling, AdamW) on one rank. The same model draws from
+torch's generator, as it does outside of the launcher, or by the contract.
 """
 
 import argparse
 import contextlib
 import os
-import statistics
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison, Side, alternate
+
+if TYPE_CHECKING:
+    from launcher.train.sample_randomness import ModelRandomness
+    from launcher.train.training_run import Run
 
 RECIPE = """
 name: {name}
@@ -30,56 +32,36 @@ sinks: []
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=1, help="threads of the rank (default: 1)")
+    parser.add_argument("--precisions", default="bf16,fp32", help="default: bf16,fp32")
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    with tempfile.TemporaryDirectory(prefix="launcher-dropout-") as folder:
-        os.chdir(folder)
-        print(f"{'precision':10} {'dropout':8} {'of attention':13} {'drawn by':12} {'seconds':>8} {'to torch':>9}")
-        for precision in ("bf16", "fp32"):
-            _compare(precision, options.rounds)
+    with _workplace.temporary_folder("dropout"):
+        return [
+            _compare(precision, rate, options.pairs)
+            for precision in options.precisions.split(",")
+            for rate in (0.1, 0.0)
+        ]
 
 
-def _compare(precision: str, rounds: int) -> None:
-    wet, hidden, dry = (_run(precision, *rates) for rates in ((0.1, 0.1), (0.1, 0.0), (0.0, 0.0)))
-    kinds: dict[tuple[str, str, str], Callable[[int], None]] = {
-        ("0.1", "0.1", "torch"): _steps(_by_torch(wet)),
-        ("0.1", "0.1", "the contract"): _steps(wet),
-        ("0.1", "0", "torch"): _steps(_by_torch(hidden)),
-        ("0.1", "0", "the contract"): _steps(hidden),
-        ("0", "0", ""): _steps(dry),
-    }
-    taken: dict[tuple[str, str, str], list[float]] = {kind: [] for kind in kinds}
-    for number in range(rounds + 2):
-        for kind, step in kinds.items():
-            begin = time.perf_counter()
-            step(number)
-            taken[kind] += [time.perf_counter() - begin] if number > 1 else []
-    for kind, times in taken.items():
-        own = taken[(*kind[:2], "torch")] if kind[2] else taken["0.1", "0.1", "torch"]
-        ratio = statistics.median(a / b for a, b in zip(times, own, strict=True))
-        print(f"{precision:10} {kind[0]:8} {kind[1]:13} {kind[2]:12} {statistics.median(times):8.3f} {ratio:9.2f}")
+def _compare(precision: str, attention: float, pairs: int) -> Comparison:
+    """Return the comparison for a dropout rate of attention weights."""
+    wet, dry = (_run(precision, *rates) for rates in ((0.1, attention), (0.0, 0.0)))
+    sides = [
+        Side("by the contract", _steps(wet)),
+        Side("by torch", _steps(replace(wet, randomness=cast("ModelRandomness", _Generator())))),
+        Side("without dropout", _steps(dry)),
+    ]
+    title = f"a step in {precision}, dropout 0.1, of attention {attention:g}"
+    return alternate(title, "s", sides, pairs, higher_is_better=False, warm_up=2)
 
 
-def _run(precision: str, dropout: float, attention: float) -> Any:
-    """A run of one rank, built."""
-    from launcher import rank_training
-    from launcher.config import load
-    from launcher.distributed import process_group
-    from launcher.distributed.stop_requests import StopMonitor
-    from launcher.prepare import run_setup
-
+def _run(precision: str, dropout: float, attention: float) -> "Run":
     name = f"d{dropout}-{attention}-{precision}"
-    text = RECIPE.format(name=name, dropout=dropout, attention=attention, precision=precision)
-    Path(f"{name}.yaml").write_text(text, encoding="utf-8")
-    made = run_setup.create(
-        run_setup.validate(load.recipe(f"{name}.yaml", ["strategy=single"]), load.cluster("local").value, 1)
-    )
-    group = process_group.connect(process_group.RankInfo(), "cpu")
-    return rank_training.build(made, group, StopMonitor(), None, workers=0)[0]
+    return _workplace.built(RECIPE.format(name=name, dropout=dropout, attention=attention, precision=precision))
 
 
 class _Generator:
@@ -89,20 +71,5 @@ class _Generator:
         return contextlib.nullcontext()
 
 
-def _by_torch(run: Any) -> Any:
-    return replace(run, randomness=_Generator())
-
-
-def _steps(run: Any) -> Callable[[int], None]:
-    from launcher.train import loop
-    from launcher.train.step_sync import sync_step_info
-
-    def step(number: int) -> None:
-        batch = run.batches.dataset[number]
-        loop.step(run, batch, sync_step_info(run.process, batch), time.perf_counter())
-
-    return step
-
-
-if __name__ == "__main__":
-    main()
+def _steps(run: "Run") -> Callable[[], float]:
+    return _workplace.counted(lambda number: _workplace.step(run, number)[0])

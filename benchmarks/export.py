@@ -1,9 +1,10 @@
-"""What memory an export takes, beside its largest file of weights and the whole model: a BERT of 110 million random
-parameters with its optimiser's moments, saved by one rank and dealt over two, exported in files of 100 MiB and whole.
+"""The memory of an export, beside its largest file of weights and the whole model.
 
-python benchmarks/export.py
+A BERT of 110 million random parameters with its optimiser's moments, saved by one rank and split over two, is exported
+in files of 100 MiB and whole.
 """
 
+import argparse
 import multiprocessing
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.pairs import Comparison
 from launcher.config import load
 from launcher.config.tokenizer import TrainTokenizer
 from launcher.plan.facts import Facts
@@ -87,7 +89,7 @@ def status(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(small: str, large: str, to: str, shard_size: str) -> None:
+def export_in(small: str, large: str, to: str, shard_size: str) -> None:
     """In a process of its own. The small export before it has everything imported."""
     from rich.console import Console
 
@@ -105,7 +107,11 @@ def measure(small: str, large: str, to: str, shard_size: str) -> None:
     )
 
 
-def main() -> None:
+def options(parser: argparse.ArgumentParser) -> None:
+    """There are none."""
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
     print(
         f"{'ranks':>5} {'--shard':>9} {'files':>6} {'largest MiB':>11} {'model MiB':>10} {'imported MiB':>12} "
         f"{'above MiB':>10} {'x largest':>9} {'seconds':>8}"
@@ -117,11 +123,9 @@ def main() -> None:
             for size in ("100MiB", "1GiB"):
                 paths = [f"{here}/small", f"{here}/large{ranks}", f"{here}/{ranks}-{size}"]
                 print(f"{ranks:>5}", end=" ", flush=True)
-                subprocess.run([sys.executable, __file__, *paths, size], check=True)
+                subprocess.run([sys.executable, "-m", "benchmarks.export", *paths, size], check=True)
+    return []
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(*sys.argv[1:])
-    else:
-        main()
+    export_in(*sys.argv[1:])

@@ -1,5 +1,6 @@
-"""The most memory that a rank needs under each strategy, measured beside the plan's trace and estimate, on a BERT of
-100M parameters (12 layers of 768, 16,384 words): `python benchmarks/memory.py [--ranks 2,4] [--strategies ...]`.
+"""The most memory that a rank needs under each strategy, measured beside the plan's trace and estimate.
+
+The model is a BERT of 100M parameters (12 layers of 768, 16,384 words).
 
 On a CPU that is the resident set over what the process had before the model was built, with an allocator that gives
 back at once what is freed (MALLOC_MMAP_THRESHOLD_): otherwise it is what glibc keeps, too. The resident set also has
@@ -9,9 +10,11 @@ the same layout beyond its own trace. The trace is compared with the rest.
 
 import argparse
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison
 
 if TYPE_CHECKING:
     from launcher.config.cluster import Cluster
@@ -35,23 +38,23 @@ LAYOUTS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", default="2,4")
     parser.add_argument("--strategies", default=LAYOUTS)
-    told = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1048576")  # read by the ranks' processes when they start
     from launcher.config import load
     from launcher.tools import parity
 
     names = ("measured", "process", "trace", "ratio", "estimate", "ratio")
     print(f"{'layout (MiB)':32} {'ranks':>5}" + "".join(f"{name:>10}" for name in names))
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with _workplace.temporary_folder("memory"):
         Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
-        cluster, ranks = load.cluster("local").value, [int(n) for n in told.ranks.split(",")]
+        cluster, ranks = load.cluster("local").value, [int(n) for n in options.ranks.split(",")]
         large, small = (parity.load_recipe("recipe.yaml", overrides) for overrides in ([], SMALL))
-        every = (parity.parity(loaded, told.strategies, ranks, 2, cluster) for loaded in (large, small))
+        every = (parity.parity(loaded, options.strategies, ranks, 2, cluster) for loaded in (large, small))
         for row, little in zip(*every, strict=True):
             traces = [trace(loaded, row.layout, row.ranks, cluster) for loaded in (large, small)]
             process = little.memory - traces[1]
@@ -60,6 +63,7 @@ def main() -> None:
             sizes.insert(3, ratio(row.memory - process, traces[0]))
             sizes.append(ratio(row.memory, row.estimate))
             print(f"{row.layout:32} {row.ranks:5}" + "".join(sizes), row.wrong, flush=True)
+    return []
 
 
 def trace(loaded: "Loaded[Recipe]", layout: str, ranks: int, cluster: "Cluster") -> int:
@@ -78,7 +82,3 @@ def trace(loaded: "Loaded[Recipe]", layout: str, ranks: int, cluster: "Cluster")
 
 def ratio(measured: int, expected: int) -> str:
     return f"{measured / expected:10.3f}" if expected else f"{'':10}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,17 @@
-"""Seconds for which training waits for a copy in memory, beside a checkpoint on disk that it waits for: a BERT-base
-with AdamW on 2 ranks, `python benchmarks/memory_copy.py [--ranks 2] [--strategies ddp,fsdp] [--copies 6]`.
+"""Seconds for which training waits for a copy in memory, beside a checkpoint on disk that it waits for.
+
+A BERT-base with AdamW on 2 ranks.
 
 The first two copies allocate the memory of their slots. A checkpoint is written into a temporary folder (TMPDIR).
 """
 
 import argparse
 import multiprocessing
-import os
-import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
+
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison
 
 RECIPE = """
 name: copies
@@ -25,32 +26,33 @@ checkpoint: {memory: 1}
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--strategies", default="ddp,fsdp")
     parser.add_argument("--copies", type=int, default=6)
-    chosen = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
     from launcher.config import load
     from launcher.prepare import run_setup
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with _workplace.temporary_folder("copies"):
         Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
-        for strategy in chosen.strategies.split(","):
+        for strategy in options.strategies.split(","):
             loaded = load.recipe("recipe.yaml", [f"name={strategy}", f"strategy.kind={strategy}"])
-            run = run_setup.create(run_setup.validate(loaded, load.cluster("local").value, chosen.ranks))
+            run = run_setup.create(run_setup.validate(loaded, load.cluster("local").value, options.ranks))
             run.release()
             context = multiprocessing.get_context("spawn")
-            arguments = (chosen.ranks, run.folder.path.absolute(), chosen.copies)
-            ranks = [context.Process(target=measure, args=(rank, *arguments)) for rank in range(chosen.ranks)]
-            for rank in ranks:
-                rank.start()
-            for rank in ranks:
-                rank.join()
+            arguments = (options.ranks, run.folder.path.absolute(), options.copies)
+            ranks = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(options.ranks)]
+            for process in ranks:
+                process.start()
+            for process in ranks:
+                process.join()
+    return []
 
 
-def measure(rank: int, world: int, folder: Path, copies: int) -> None:
+def _rank(rank: int, world: int, folder: Path, copies: int) -> None:
     """Build a run, and time copies of its state and a checkpoint."""
     import torch.distributed as dist
 
@@ -63,7 +65,7 @@ def measure(rank: int, world: int, folder: Path, copies: int) -> None:
     store = dist.FileStore(str(folder / "store"), world)
     process = process_group.connect(process_group.RankInfo(rank, world, rank, world), "cpu", store)
     made = run_setup.load(folder)
-    copied, _ = memory_restore.begin(made, process)
+    copied, _ = memory_restore.begin(made, process, 0)
     assert copied is not None
     run, _ = build(made, process, StopMonitor(), None, workers=0)
     run.engine.state_dict()  # makes the optimiser's state
@@ -72,14 +74,14 @@ def measure(rank: int, world: int, folder: Path, copies: int) -> None:
         run.progress.step = step
         process.barrier()
         begin = time.perf_counter()
-        copied.copy(run.engine.state_dict(), loop.state(run))
+        copied.copy(run.engine.state_dict(), {**loop.checkpoint_state(run), "saving": 0})
         process.barrier()
         seconds.append(time.perf_counter() - begin)
     process.barrier()
     begin = time.perf_counter()
-    loop.save(replace(run))
+    loop.save(run)
     saved = time.perf_counter() - begin
-    _, found = memory_restore.begin(replace(made, resume=None), process)
+    _, found = memory_restore.begin(made, process, 0)
     assert found is not None
     process.barrier()
     begin = time.perf_counter()
@@ -96,7 +98,3 @@ def measure(rank: int, world: int, folder: Path, copies: int) -> None:
         )
     copied.remove()
     process.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,9 @@
-"""Preparing a large corpus: tokens/s and memory beside the way of the run_mlm example of transformers.
-
-    python benchmarks/prepare.py [--bytes 2e9] [--peer-bytes 2e8] [--processes 2]
+"""Preparing a corpus, beside `map` and `group_texts` of the run_mlm example of transformers.
 
 The corpus is made from the docstrings of the installed packages: sentences in new orders, with other numbers and a
 share of new words, so that its vocabulary goes on growing as that of natural text does. Both sides read the same JSON
-lines with the same tokenizer, in the same number of processes; the peer does what run_mlm.py does: `datasets.map` with
-the tokenizer, then `datasets.map` with group_texts. `--peer-bytes`: it is given so much of the corpus.
+lines with the same tokenizer, in the same number of processes. `prepare` includes the start and end of both commands;
+the peer's ends when its data set is on disk.
 """
 
 import argparse
@@ -13,11 +11,14 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison, Measurement, Side, alternate
 
 LENGTH = 128
 
@@ -38,54 +39,32 @@ def group(examples):
     total = len(joined["input_ids"]) // length * length
     return {name: [tokens[i : i + length] for i in range(0, total, length)] for name, tokens in joined.items()}
 
-import time
-begin = time.perf_counter()
 tokenized = raw.map(tokenize, batched=True, num_proc=processes, remove_columns=["text"])
 grouped = tokenized.map(group, batched=True, num_proc=processes)
-seconds = time.perf_counter() - begin
-print(json.dumps({"seconds": seconds, "tokens": length * len(grouped)}))
+print(json.dumps({"tokens": length * len(grouped)}))
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=float, default=2e9)
-    parser.add_argument("--peer-bytes", type=float, default=2e8)
-    parser.add_argument("--processes", type=int, default=2)
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bytes", type=float, default=1e8, help="of the corpus (default: 10^8)")
+    parser.add_argument("--processes", type=int, default=2, help="of each side (default: 2)")
     parser.add_argument("--folder", help="where to work (default: a temporary folder)")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="launcher-prepare-", dir=options.folder) as folder:
-        _compare(Path(folder), options)
+    parser.set_defaults(pairs=3)
 
 
-def _compare(folder: Path, options: argparse.Namespace) -> None:
-    whole, part = folder / "corpus.jsonl", folder / "part.jsonl"
-    write(whole, int(options.bytes))
-    write(part, int(options.peer_bytes))
-    environment = {**os.environ, "LAUNCHER_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf")}
-    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    tokenizer = _tokenizer(folder, environment)
-    print(f"{'':24} {'MB':>6} {'tokens':>12} {'seconds':>8} {'tokens/s':>10} {'largest process, MiB':>21}", flush=True)
-    small = _ours(part, tokenizer, folder, options.processes, environment)
-    _row("launcher prepare", part, *small)
-    peer = [
-        sys.executable,
-        "-c",
-        PEER,
-        str(part),
-        str(tokenizer),
-        str(options.processes),
-        str(LENGTH),
-        str(folder / "hf"),
-    ]
-    before = time.perf_counter()
-    said = json.loads(_run(peer, environment)[0].splitlines()[-1])
-    _row("map + group_texts", part, said["tokens"], said["seconds"], None)
-    print(f"{'':24} (with its start and reading: {time.perf_counter() - before:.1f} s)")
-    ours = _ours(whole, tokenizer, folder, options.processes, environment)
-    _row("launcher prepare", whole, *ours)
-    peer_rate = said["tokens"] / said["seconds"]
-    print(f"ratio, same text: {small[0] / small[1] / peer_rate:.2f}; whole corpus: {ours[0] / ours[1] / peer_rate:.2f}")
+def measure(options: argparse.Namespace) -> list[Comparison]:
+    with _workplace.temporary_folder("prepare", options.folder, cache=True) as folder:
+        os.environ |= {"HF_HOME": str(folder / "hf"), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+        corpus = folder / "corpus.jsonl"
+        write(corpus, int(options.bytes))
+        words = _tokenizer(folder)
+        sides = [
+            Side("launcher prepare", lambda: _ours(corpus, words, folder, options.processes)),
+            Side("map, group_texts", lambda: _theirs(corpus, words, folder, options.processes)),
+        ]
+        title = f"preparing {options.bytes / 1e6:,.0f} MB of text, {options.processes} processes, whole commands"
+        return [alternate(title, "tokens/s", sides, options.pairs, warm_up=0)]
 
 
 def write(file: Path, size: int, seed: int = 0) -> None:
@@ -93,7 +72,8 @@ def write(file: Path, size: int, seed: int = 0) -> None:
     from launcher.data import Part, python_docs
 
     config = python_docs.Config(packages=["stdlib", "transformers", "torch"])
-    texts = [row["text"] for row in python_docs.rows(config, ("text",), "corpus", Part())]
+    rows = python_docs.Source(config).rows(("text",), "corpus", Part())
+    texts = [str(row["text"]) for row in rows if isinstance(row, dict)]
     sentences = [s for text in texts for s in re.split(r"(?<=[.!?:])\s+", text) if 20 < len(s) < 400]
     draw, written = random.Random(seed), 0
     with file.open("w", encoding="utf-8") as out:
@@ -114,11 +94,11 @@ def _varied(sentence: str, draw: random.Random) -> str:
     return sentence
 
 
-def _tokenizer(folder: Path, environment: dict[str, str]) -> Path:
+def _tokenizer(folder: Path) -> Path:
     """A WordPiece of 30,000 tokens, trained from a piece of such text."""
     write(folder / "sample.jsonl", 20_000_000, seed=1)
     recipe = _recipe(folder, folder / "sample.jsonl", "{kind: train, vocab_size: 30000}", "sample")
-    made = Path(_run(["launcher", "prepare", str(recipe)], environment)[0].rsplit("; ", 1)[1].strip())
+    made = Path(_run([*_LAUNCHER, "prepare", str(recipe)])[0].rsplit("; ", 1)[1].strip())
     return made / "tokenizer"
 
 
@@ -132,42 +112,43 @@ def _recipe(folder: Path, file: Path, tokenizer: str, name: str) -> Path:
     return recipe
 
 
-def _ours(
-    file: Path, tokenizer: Path, folder: Path, processes: int, environment: dict[str, str]
-) -> tuple[int, float, float]:
-    """Tokens, seconds from start to end of the command, and MiB of the largest process."""
-    recipe = _recipe(folder, file, f"{{kind: pretrained, name: {tokenizer}}}", file.stem)
-    command = ["launcher", "prepare", str(recipe), "--processes", str(processes)]
+def _ours(file: Path, words: Path, folder: Path, processes: int) -> Measurement:
+    """Prepare the corpus by `launcher prepare`, as for the first time."""
+    recipe = _recipe(folder, file, f"{{kind: pretrained, name: {words}}}", file.stem)
     begin = time.perf_counter()
-    told, peak = _run(command, environment)
+    output, peak = _run([*_LAUNCHER, "prepare", str(recipe), "--processes", str(processes)])
     seconds = time.perf_counter() - begin
-    facts = json.loads((Path(told.rsplit("; ", 1)[1].strip()) / "facts.json").read_text())
-    return facts["tokens"]["train"], seconds, peak
+    made = Path(output.rsplit("; ", 1)[1].strip())
+    tokens = json.loads((made / "facts.json").read_text(encoding="utf-8"))["tokens"]["train"]
+    shutil.rmtree(made)
+    return Measurement(tokens / seconds, {"seconds": seconds, "MiB": peak})
 
 
-def _run(command: list[str], environment: dict[str, str]) -> tuple[str, float]:
-    """Standard output, and MiB of the largest process among it and those that it started."""
+def _theirs(file: Path, words: Path, folder: Path, processes: int) -> Measurement:
+    """Prepare the corpus as run_mlm does, as for the first time."""
+    begin = time.perf_counter()
+    cache = folder / "hf"
+    output, peak = _run([sys.executable, "-c", PEER, *map(str, (file, words, processes, LENGTH, cache))])
+    seconds = time.perf_counter() - begin
+    shutil.rmtree(cache)
+    tokens = json.loads(output.splitlines()[-1])["tokens"]
+    return Measurement(tokens / seconds, {"seconds": seconds, "MiB": peak})
+
+
+def _run(command: list[str]) -> tuple[str, float]:
+    """Return the standard output of a command, and the MiB of the largest process among it and those it started."""
     wrapped = [sys.executable, "-c", _WRAPPER, *command]
-    done = subprocess.run(wrapped, env={**environment, "COLUMNS": "10000"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(wrapped, env={**os.environ, "COLUMNS": "10000"}, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.stderr)
+        raise RuntimeError(done.stderr)
     out, _, peak = done.stdout.rstrip().rpartition("\n")
     return out, int(peak) / 1024
 
 
+_LAUNCHER = (sys.executable, "-m", "launcher")
 _WRAPPER = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:]).returncode
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, flush=True)
 sys.exit(code)
 """
-
-
-def _row(name: str, file: Path, tokens: int, seconds: float, peak: float | None) -> None:
-    told = "" if peak is None else f"{peak:,.0f}"
-    size = file.stat().st_size / 1e6
-    print(f"{name:24} {size:>6,.0f} {tokens:>12,} {seconds:>8.1f} {tokens / seconds:>10,.0f} {told:>21}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,23 +1,24 @@
 """From the SIGKILL of one of two ranks to the next step, beside torchrun with a plain script of the same BERT.
 
 Both save every 5 steps and load the newest checkpoint after the restart. Both runs live side by side, mostly asleep,
-and a rank of each is killed in turn: pairs, medians and their ratio.
-
-python benchmarks/restart.py [PAIRS]
+and a rank of each is killed in turn.
 """
 
+import argparse
+import contextlib
 import json
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import psutil
+
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison, Side, alternate
 
 WORDS = ("rank", "step", "batch", "loss", "model", "token", "mask", "gradient", "node", "seed", "order", "epoch")
 SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
@@ -98,7 +99,7 @@ def start(name: str, repository: Path) -> "subprocess.Popen[bytes]":
     ours = ["-m", "launcher", "run", "recipe.yaml", "--ranks", "2", "--max-restarts", "99"]
     plain = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "99", "plain.py"]
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    environment |= {"GLOO_SOCKET_IFNAME": "lo", "LAUNCHER_CACHE": str(Path("cache").absolute())}
+    environment |= {"GLOO_SOCKET_IFNAME": "lo"}
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else torchrun's restarts read addresses of dead ranks
     with Path(f"{name}.out").open("wb") as out:
         return subprocess.Popen(
@@ -139,10 +140,13 @@ def restart(name: str, process: "subprocess.Popen[bytes]") -> float:
     return next(told for pid, told in lines(name) if pid not in {p for p, t in lines(name) if t < begin}) - begin
 
 
-def main(pairs: int) -> None:
+def options(parser: argparse.ArgumentParser) -> None:
+    """There are none."""
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
     repository = Path(__file__).resolve().parent.parent
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with _workplace.temporary_folder("restart", cache=True):
         draw = random.Random(0)
         texts = "".join(" ".join(draw.choices(WORDS, k=24)) + "\n" for _ in range(2000))
         Path("corpus.txt").write_text(texts)
@@ -154,21 +158,16 @@ def main(pairs: int) -> None:
         try:
             while not all(lines(name) for name in processes):
                 time.sleep(0.1)
-            seconds = dict[str, list[float]](ours=[], plain=[])
-            for _ in range(pairs):
-                for name, process in processes.items():
-                    seconds[name].append(restart(name, process))
-                    print(f"{name} {seconds[name][-1]:.2f} s", flush=True)
+            sides = [
+                Side("launcher", lambda: restart("ours", processes["ours"])),
+                Side("torchrun", lambda: restart("plain", processes["plain"])),
+            ]
+            title = "from SIGKILL of a rank to the next step, 2 ranks"
+            return [alternate(title, "s", sides, options.pairs, higher_is_better=False, warm_up=0)]
         finally:
             for process in processes.values():
-                family = psutil.Process(process.pid).children(recursive=True)  # torchrun's ranks have sessions
-                for one in (process, *family):
-                    one.kill()
+                with contextlib.suppress(psutil.Error):
+                    for one in psutil.Process(process.pid).children(recursive=True):  # torchrun's ranks have sessions
+                        one.kill()
+                process.kill()
                 process.wait()
-            os.chdir("/")
-    ours, plain = (statistics.median(seconds[name]) for name in ("ours", "plain"))
-    print(f"medians of {pairs}: launcher {ours:.2f} s, torchrun {plain:.2f} s, ratio {ours / plain:.2f}")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 5)

@@ -1,21 +1,28 @@
-"""How long training waits for a checkpoint, with `checkpoint.mode` async and sync in turns, on two ranks that train a
-BERT-base with AdamW under ddp (1.2 GiB of state): `python benchmarks/save.py [--saves 20] [--folder FOLDER]`.
+"""The time for which training waits for a checkpoint: written beside it, at once, and by torch.save on rank 0.
 
-Between two saves the ranks train until the checkpoint is complete. Blocked is the time from the end of a step to where
-the next can begin, and what its update waits for the copy. `--small` is a BERT-mini, to try the benchmark itself.
+Two ranks train a BERT-base with AdamW under ddp (1.2 GiB of state), and save in turns with `checkpoint.mode: async`,
+with `checkpoint.mode: sync` and as a plain script does. Between two saves the ranks train until the checkpoint is
+complete. The time is that from the end of a step to where the next can begin, and what its update waits for the copy.
+The first save of each kind does not count.
 """
 
 import argparse
+import json
 import multiprocessing
-import os
 import statistics
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
+
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison, Measurement
+
+if TYPE_CHECKING:
+    from launcher.train.training_run import Run
 
 RECIPE = """
 name: save
@@ -34,21 +41,27 @@ MINI = {"vocabulary": 8192, "hidden": 256, "layers": 4, "heads": 4, "intermediat
 WORLD = 2
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--saves", type=int, default=20)
-    parser.add_argument("--folder", default=None)
-    parser.add_argument("--small", action="store_true")
-    told = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=told.folder) as folder:
-        os.chdir(folder)
-        made = _prepare(MINI if told.small else BASE)
+OURS, SYNC, PEER = "launcher, async", "launcher, sync", "torch.save"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", default=None, help="where to work (default: a temporary folder)")
+    parser.add_argument("--small", action="store_true", help="a BERT-mini, to try the benchmark itself")
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
+    with _workplace.temporary_folder("save", options.folder):
+        made = _prepare(MINI if options.small else BASE)
         context = multiprocessing.get_context("spawn")
-        children = [context.Process(target=_rank, args=(rank, made, told.saves)) for rank in range(WORLD)]
+        children = [context.Process(target=_rank, args=(rank, made, options.pairs + 1)) for rank in range(WORLD)]
         for child in children:
             child.start()
         for child in children:
             child.join()
+        found = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    sides = {side: [Measurement(value) for value in values[1:]] for side, values in found["blocked"].items()}
+    title = f"training waits for a checkpoint of {found['size']:.2f} GiB, {WORLD} ranks"
+    return [Comparison(title, "s", False, sides, found["notes"])]
 
 
 def _prepare(shape: dict[str, int]) -> Path:
@@ -57,84 +70,91 @@ def _prepare(shape: dict[str, int]) -> Path:
 
     Path("save.yaml").write_text(RECIPE.format(**shape), encoding="utf-8")
     loaded = load.recipe("save.yaml", ["strategy=ddp"])
-    return run_setup.create(run_setup.validate(loaded, load.cluster("local").value, WORLD)).folder.path
+    made = run_setup.create(run_setup.validate(loaded, load.cluster("local").value, WORLD))
+    made.release()
+    return made.folder.path
 
 
 def _rank(rank: int, folder: Path, saves: int) -> None:
     import torch.distributed as dist
 
-    from launcher import rank_training
+    from launcher.build import build
     from launcher.distributed import process_group
     from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup
-    from launcher.train.checkpoint_saver import CheckpointSaver
+    from launcher.train.checkpoint_saver import APART_TIMEOUT, CheckpointSaver
 
     process = process_group.connect(
         process_group.RankInfo(rank, WORLD, rank, WORLD), "cpu", dist.FileStore("store", WORLD)
     )
     prepared = run_setup.load(folder)
-    run = rank_training.build(prepared, process, StopMonitor(), None, workers=0)[0]
-    savers = {
-        mode: CheckpointSaver(
-            run.folder, prepared.recipe.checkpoint.model_copy(update={"mode": mode}), run.process, run.stop, 1e6
-        )
-        for mode in ("async", "sync")
-    }
-    blocked: dict[str, list[float]] = {mode: [] for mode in savers}
-    plain, beside, resident = list[float](), list[float](), list[float]()
-    plain += [_step(run) for _ in range(4)][1:]
-    for number in range(2 * saves):
-        mode = ("async", "sync")[number % 2]
-        run = replace(run, saver=savers[mode])
-        blocked[mode].append(_save(run))
-        write = run.saver._write
-        while run.process.broadcast(run.saver.writing):
-            beside.append(_step(run))
-        if write is not None:  # the next update waited for the rest of the copy
-            blocked[mode][-1] = max(run.process.all_gather_objects(max(write.blocked, blocked[mode][-1])))
-        run.saver.finish()
-        plain.append(_step(run))
-        resident.append(psutil.Process().memory_info().rss / 2**30)
+    run = build(prepared, process, StopMonitor(), None, workers=0)[0]
+    config, apart = prepared.recipe.checkpoint, process.apart(APART_TIMEOUT)
+    modes = {OURS: config.model_copy(update={"mode": "async"}), SYNC: config.model_copy(update={"mode": "sync"})}
+    savers = {side: CheckpointSaver(run.folder, mode, process, apart, run.stop, 1e6) for side, mode in modes.items()}
+    steps = _Steps(run)
+    blocked: dict[str, list[float]] = {OURS: [], SYNC: [], PEER: []}
+    beside, resident = list[float](), list[float]()
+    steps.take()
+    for _ in range(saves):
+        for side, saver in savers.items():
+            current = replace(run, saver=saver)
+            blocked[side].append(_save(current, beside, steps))
+            resident.append(psutil.Process().memory_info().rss / 2**30)
+        blocked[PEER].append(_blocked(run, lambda: _torch_save(run)))
+        steps.take()
     if rank == 0:
-        _report(run, blocked, plain, beside, resident)
+        size = sum(tensor.nbytes for tensor in run.engine.state_dict().values()) / 2**30
+        step = (
+            f"a step: {statistics.median(steps.seconds):.2f} s, beside a save {statistics.median(beside or [0]):.2f} s"
+        )
+        memory = f"resident GiB: after the first two saves {resident[1]:.2f}, at the end {resident[-1]:.2f}"
+        found = {"size": size, "blocked": blocked, "notes": [step, memory]}
+        Path("found.json").write_text(json.dumps(found), encoding="utf-8")
     process.close()
 
 
-def _step(run: Any) -> float:
+class _Steps:
+    """Takes steps of a run. `seconds`: of those taken."""
+
+    def __init__(self, run: "Run"):
+        self._run, self.seconds = run, list[float]()
+
+    def take(self, run: "Run | None" = None) -> float:
+        seconds, _ = _workplace.step(run or self._run, self._run.progress.step)
+        self.seconds.append(seconds)
+        return seconds
+
+
+def _save(run: "Run", beside: list[float], steps: _Steps) -> float:
+    """Save by the launcher, and train until the checkpoint is complete. Returns the seconds for which training waits,
+    on the slowest rank."""
     from launcher.train import loop
-    from launcher.train.step_sync import sync_step_info
 
-    begin = time.perf_counter()
-    batch = run.batches.dataset[run.progress.step]
-    loop.step(run, batch, sync_step_info(run.process, batch), begin)
-    return time.perf_counter() - begin
+    seconds = _blocked(run, lambda: loop.begin_save(run))
+    write = run.saver._write
+    while run.process.broadcast(run.saver.writing):
+        beside.append(steps.take(run))
+    if write is not None:  # the next update waited for the rest of the copy
+        seconds = max(run.process.all_gather_objects(max(write.blocked, seconds)))
+    run.saver.finish()
+    steps.take()
+    return seconds
 
 
-def _save(run: Any) -> float:
-    from launcher.train import loop
+def _torch_save(run: "Run") -> None:
+    """Save as a plain script does: rank 0 writes the model and the optimiser, the others wait."""
+    import torch
 
+    if run.process.rank == 0:
+        torch.save(dict(run.engine.state_dict()), "plain.partial")
+        Path("plain.partial").rename("plain.pt")
+
+
+def _blocked(run: "Run", save: Callable[[], None]) -> float:
+    """Return the seconds of a call on all ranks."""
     run.process.barrier()
     begin = time.perf_counter()
-    loop.begin_save(run)
+    save()
     run.process.barrier()
     return time.perf_counter() - begin
-
-
-def _report(
-    run: Any, blocked: dict[str, list[float]], plain: list[float], beside: list[float], rss: list[float]
-) -> None:
-    size = sum(tensor.nbytes for tensor in run.engine.state_dict().values()) / 2**30
-    print(f"{size:.2f} GiB of state on {WORLD} ranks, {len(blocked['sync'])} saves of each mode in turns")
-    for mode, seconds in blocked.items():
-        later = seconds[1:] or seconds
-        of_later = f"median {statistics.median(later):.3f} s, max {max(later):.3f} s"
-        print(f"{mode:6} blocked: {of_later} (the first {seconds[0]:.3f} s)")
-    sync = statistics.median(blocked["sync"][1:] or blocked["sync"])
-    later = blocked["async"][1:] or blocked["async"]
-    print(f"sync / async: {sync / statistics.median(later):.1f} at the median, {sync / max(later):.1f} at the worst")
-    print(f"a step: {statistics.median(plain):.2f} s, beside a save {statistics.median(beside or [0]):.2f} s")
-    print(f"resident GiB: after the first two saves {rss[1]:.2f}, at the end {rss[-1]:.2f}, most {max(rss):.2f}")
-
-
-if __name__ == "__main__":
-    main()

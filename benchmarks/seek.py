@@ -1,21 +1,24 @@
-"""What it costs to know the samples of a step: at step 0 and far into 10^9 samples, beside a shuffled list of 10^7; and
-to open a prepared corpus of 10^8 samples and read from it (1 GB of disk for a while; each sample is one token).
+"""The time to find the samples of a step: at step 0 and far into 10^9 samples, beside a shuffled list of 10^7.
 
-python benchmarks/seek.py
+Also the time to open a prepared corpus of 10^8 samples and read from it (1 GB of disk for a while; each sample is one
+token).
 """
 
+import argparse
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison
 from launcher.contract.order import Order
 
 SIZE, REPEATS = 10**9, 50
@@ -40,24 +43,27 @@ def peak(call: Callable[[], object]) -> int:
     return top
 
 
-def main() -> None:
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--samples", type=int, default=10**8, help="of the prepared corpus (default: 10^8)")
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
     order = Order(SIZE, seed=17)
     print(f"{'batch':>6} {'step':>12} {'ms':>8} {'peak KiB':>9}")
     for batch in (64, 1024, 4096):
         for step in (0, 10**5, 10**9):
-            print(
-                f"{batch:>6} {step:>12} {milliseconds(lambda b=batch, s=step: order.step(s, b)):>8.2f} "
-                f"{peak(lambda b=batch, s=step: order.step(s, b)) / 1024:>9.0f}"
-            )
+            seek = partial(order.step, step, batch)
+            print(f"{batch:>6} {step:>12} {milliseconds(seek):>8.2f} {peak(seek) / 1024:>9.0f}")
     begin = time.perf_counter()
     listed = np.random.default_rng(17).permutation(10**7)
     seconds = time.perf_counter() - begin
     print(f"a shuffled list of 10^7: {seconds:.2f} s and {listed.nbytes / 2**20:.0f} MiB, at each start and epoch")
-    with tempfile.TemporaryDirectory(prefix="launcher-seek-") as folder:
-        _corpus(Path(folder))
+    with _workplace.temporary_folder("seek") as folder:
+        _corpus(folder, options.samples)
+    return []
 
 
-def _corpus(folder: Path, samples: int = 10**8, shard: int = 50_000) -> None:
+def _corpus(folder: Path, samples: int, shard: int = 50_000) -> None:
     """A corpus as preparation leaves it, a record batch for each shard; opened by a process of its own."""
     ids = pa.ListArray.from_arrays(np.arange(shard + 1, dtype=np.int32), pa.array(np.arange(shard, dtype=np.uint16)))
     table = pa.table({"input_ids": ids, "length": pa.array(np.ones(shard, dtype=np.int32))})
@@ -70,19 +76,16 @@ def _corpus(folder: Path, samples: int = 10**8, shard: int = 50_000) -> None:
 
 _OPEN = """
 import sys, time
+from functools import partial
 from pathlib import Path
 import datasets
 from launcher.contract.order import Order
 from launcher.prepare.prepared_samples import PreparedSamples
 begin = time.perf_counter()
-samples = Samples(Path(sys.argv[1]), "train")
+samples = PreparedSamples(Path(sys.argv[1]), "train")
 opened = time.perf_counter()
 _, ids = Order(len(samples), 17).step(10**6, 64)
 samples.lengths(ids), samples.rows(ids)
 end = time.perf_counter()
 print(f"{len(samples):,} prepared samples: opened in {opened - begin:.3f} s, 64 of step 10^6: {end - opened:.3f} s")
 """
-
-
-if __name__ == "__main__":
-    main()

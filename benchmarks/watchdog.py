@@ -1,4 +1,4 @@
-"""What the watchdog costs a step: `python benchmarks/watchdog.py [--rounds 200]`.
+"""What the watchdog costs a step.
 
 The beats alone, and the median of whole steps (an MLP on two micro-batches, one rank and one thread) that take turns
 with and without beats, while another thread checks the rank every quarter of a second, as the launcher does.
@@ -6,13 +6,18 @@ with and without beats, while another thread checks the rank every quarter of a 
 
 import argparse
 import os
-import statistics
-import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+from benchmarks import _workplace
+from benchmarks.pairs import Comparison, Side, alternate
+
+if TYPE_CHECKING:
+    from launcher.train.training_run import Run
 
 RECIPE = """
 name: x
@@ -27,17 +32,17 @@ BEATS_OF_A_STEP = 8
 """Data, sync, forward and backward of two micro-batches, reduction, optimizer step."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=200)
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> list[Comparison]:
     os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory(prefix="launcher-watchdog-") as folder:
-        os.chdir(folder)
-        _measure(Path(folder), options.rounds)
+    with _workplace.temporary_folder("watchdog") as folder:
+        return [_measure(folder, options.rounds)]
 
 
-def _measure(folder: Path, rounds: int) -> None:
+def _measure(folder: Path, rounds: int) -> Comparison:
     from launcher.distributed import heartbeat
     from launcher.distributed.heartbeat import Heartbeat, Stage
     from launcher.distributed.watchdog import Watchdog
@@ -50,18 +55,11 @@ def _measure(folder: Path, rounds: int) -> None:
     for number in range(count):
         beats.beat(Stage.FORWARD if number % 2 else Stage.BACKWARD, number)
     of_a_step = BEATS_OF_A_STEP * (time.perf_counter() - begin) / count
-    run = _run()
-    runs = {"with": replace(run, heartbeat=beats), "without": replace(run, heartbeat=_Silent())}
-    taken: dict[str, list[float]] = {kind: [] for kind in runs}
-    for number in range(rounds + 10):
-        for kind, one in runs.items():
-            seconds = _step(one, number)
-            taken[kind] += [seconds] if number >= 10 else []
-    medians = {kind: statistics.median(times) for kind, times in taken.items()}
-    print(f"a beat: {1e6 * of_a_step / BEATS_OF_A_STEP:.2f} us; the beats of a step: {1e6 * of_a_step:.1f} us")
-    for kind, median in medians.items():
-        print(f"a step {kind} beats: {1e3 * median:.3f} ms")
-    print(f"the beats are {of_a_step / medians['without']:.3%} of a step")
+    run = _workplace.built(RECIPE)
+    silent = replace(run, heartbeat=cast(Heartbeat, _Silent()))
+    sides = [Side("with beats", _steps(replace(run, heartbeat=beats))), Side("without beats", _steps(silent))]
+    note = f"a beat: {1e6 * of_a_step / BEATS_OF_A_STEP:.2f} us; the beats of a step: {1e6 * of_a_step:.1f} us"
+    return alternate("a step", "ms", sides, rounds, higher_is_better=False, warm_up=10, notes=[note])
 
 
 def _check(watchdog: Any) -> None:
@@ -77,19 +75,8 @@ class _Silent:
         pass
 
 
-def _run() -> Any:
-    """A run of one rank, built."""
-    from launcher import rank_training
-    from launcher.config import load
-    from launcher.distributed import process_group
-    from launcher.distributed.stop_requests import StopMonitor
-    from launcher.prepare import run_setup
-
-    Path("x.yaml").write_text(RECIPE, encoding="utf-8")
-    loaded = load.recipe("x.yaml", ["strategy=single"])
-    made = run_setup.create(run_setup.validate(loaded, load.cluster("local").value, 1))
-    group = process_group.connect(process_group.RankInfo(), "cpu")
-    return rank_training.build(made, group, StopMonitor(), None, workers=0)[0]
+def _steps(run: "Run") -> Callable[[], float]:
+    return _workplace.counted(lambda number: 1e3 * _step(run, number))
 
 
 def _step(run: Any, number: int) -> float:
@@ -104,7 +91,3 @@ def _step(run: Any, number: int) -> float:
     run.heartbeat.beat(Stage.AGREEING, number)
     loop.step(run, batch, sync_step_info(run.process, batch), begin)
     return time.perf_counter() - begin
-
-
-if __name__ == "__main__":
-    main()

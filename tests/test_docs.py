@@ -102,6 +102,14 @@ def check_gpu(words: Sequence[str]) -> None:
     gpu.selected(gpu.parser().parse_args(words[3:]).only)
 
 
+def check_benchmark(words: Sequence[str]) -> None:
+    """The benchmark and its options exist."""
+    command = importlib.import_module("benchmarks.__main__")
+    name, options = words[3] if words[3:] else "compare", list(words[4:])
+    if name != "compare":  # which has no module
+        command.parser(name, command.found()[name]).parse_args(options)
+
+
 def make(words: Sequence[str]) -> None:
     """The recipes of the targets, not executed."""
     subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
@@ -151,6 +159,7 @@ SUBSTITUTES: list[tuple[str, Callable[[Sequence[str]], None], str]] = [
     ("launcher evaluate .*--split test", parse, "needs a test set: tests/tools/test_folds.py has one"),
     ("launcher run bert-text-classification", parse, "needs a model of the hub"),
     ("python -m benchmarks.gpu", check_gpu, "needs a GPU, or minutes: tests/test_gpu.py runs parts of it"),
+    ("python -m benchmarks( |$)", check_benchmark, "takes minutes, or fetches data: tests/benchmarks runs some"),
     ("launcher parity", parse, "starts every layout: tests/tools/test_parity.py compares them"),
     ("launcher diff", parse, "exits with 1 where runs differ: tests/tools/diff compares some"),
     ("launcher new", parse, "writes a recipe for a file: tests/tools/test_new.py does, and trains it"),

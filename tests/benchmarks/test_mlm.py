@@ -1,0 +1,24 @@
+"""The benchmark of masked language modelling, on a tiny model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_launcher_and_a_plain_loop_have_the_same_losses() -> None:
+    """Prove, with real ranks of both, that model, weights, samples, masks and optimiser are the same."""
+    command = [sys.executable, "-m", "benchmarks", "mlm", "--model", "tiny", "--precision", "fp32", "--peers", "torch"]
+    done = subprocess.run(
+        [*command, "--pairs", "2", "--turn", "1", "--json"], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)["comparisons"]
+    assert list(found["medians"]) == ["launcher", "torch DDP"]
+    assert [len(values) for values in found["values"].values()] == [2, 2]
+    assert min(found["medians"].values()) > 0
+    assert found["loss_differences"]["torch DDP"] < 1e-4  # a loss of about 6

@@ -1,0 +1,53 @@
+"""Jobs take their steps in turns."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks._turns import Job
+
+ROOT = Path(__file__).parents[2]
+WORK = """
+import sys
+from pathlib import Path
+from benchmarks._turns import Gate
+gate = Gate(Path.cwd(), 0)
+gate.wait(1)
+for step in range(1, int(sys.argv[1]) + 1):
+    gate.record(step, 1 / step)
+    gate.wait(step + 1)
+sys.exit("no more work")
+"""
+
+
+def job(folder: Path, steps: int) -> Job:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return Job("worker", folder, [sys.executable, "-c", WORK, str(steps)], 1, environment)
+
+
+def test_a_job_takes_the_steps_of_its_turn_and_then_waits(tmp_path: Path) -> None:
+    one, other = job(tmp_path / "one", 9), job(tmp_path / "other", 9)
+    try:
+        one.start()
+        other.start()
+        assert [line["step"] for line in one.take(2).lines[0]] == [1, 2]
+        turn = other.take(3)
+        assert [line["loss"] for line in turn.lines[0]] == [1.0, 0.5, 1 / 3]
+        assert turn.seconds > 0
+        assert len(one.lines(0)) == 2
+        assert [line["step"] for line in one.take(1).lines[0]] == [3]
+    finally:
+        one.stop()
+        other.stop()
+
+
+def test_a_job_that_ends_is_an_error_with_its_output(tmp_path: Path) -> None:
+    one = job(tmp_path / "one", 1)
+    one.start()
+    try:
+        with pytest.raises(RuntimeError, match=r"worker has ended before step 3\nno more work"):
+            one.take(3)
+    finally:
+        one.stop()
