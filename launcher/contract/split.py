@@ -79,15 +79,20 @@ def micro_batches(
     return pieces
 
 
-def rows_without_padding(share: Places, tokens: Places, max_tokens: int | None) -> list[Places]:
+def rows_without_padding(
+    share: Places, tokens: Places, max_tokens: int | None, most: int | None = None
+) -> list[Places]:
     """Cut a rank's share, places in descending length, into micro-batches of at most `max_tokens` tokens in total, but
-    at least one sample."""
-    if max_tokens is None:
+    at least one sample and at most `most`."""
+    if max_tokens is None and most is None:
         return [share] if len(share) else []
     pieces, start, ends = [], 0, np.cumsum(tokens[share])
     while start < len(share):
-        before = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
+        before, stop = int(ends[start - 1]) if start else 0, len(share)
+        if max_tokens is not None:
+            stop = max(start + 1, int(np.searchsorted(ends, before + max_tokens, side="right")))
+        if most is not None:
+            stop = min(stop, start + most)
         pieces.append(share[start:stop])
         start = stop
     return pieces

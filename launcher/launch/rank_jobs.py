@@ -1,6 +1,7 @@
 """Jobs of a rank besides training: evaluation of a checkpoint, and measurement of steps, also in other settings."""
 
 import dataclasses
+import logging
 import time
 from pathlib import Path
 from typing import Any, TypedDict
@@ -19,6 +20,8 @@ from launcher.prepare import run_setup, tokenizer
 from launcher.train import evaluation, loop, rank_errors
 from launcher.train.memory_meter import Peak
 from launcher.train.step_sync import sync_step_info
+
+_log = logging.getLogger(__name__)
 
 
 class Evaluation(TypedDict):
@@ -45,7 +48,9 @@ def evaluate(folder: Path, group: ProcessGroup, which: str | int, split: str = "
     recipe = layout.runnable(run.recipe, group.world, whole=generates)
     run = dataclasses.replace(run, recipe=attention_kernels.runnable(recipe, group.device.type))
     with rank_errors.explained(run, group, heartbeat := Heartbeat()):
-        built, _ = build(run, group, StopMonitor(), run.folder.saved(which), split=split)
+        built, notes = build(run, group, StopMonitor(), run.folder.saved(which), split=split, trains=False)
+        for note in notes:
+            _log.debug(note)
         heartbeat.beat(Stage.EVALUATING)
         if built.validation is None:
             where = f"{run.folder.recipe}: data.{split}"

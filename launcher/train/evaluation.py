@@ -5,7 +5,7 @@ samples are computed together on any number of ranks, and the metrics do not dep
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from launcher.contract.random import Draw, Stream
-from launcher.contract.split import micro_batches
+from launcher.contract.split import micro_batches, rows_without_padding
 from launcher.distributed.process_group import ProcessGroup
 from launcher.prepare.prepared_samples import PreparedSamples
-from launcher.tasks import Batch, BatchOutputs, Outputs, Task
+from launcher.tasks import Batch, BatchOutputs, Outputs, Sample, Task, _token_batches
 from launcher.train.copy_ahead import HostCopies
 from launcher.train.data_loader import tensors, to
 from launcher.train.padding_masks import padding_is_known
@@ -45,7 +45,8 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
     """This rank's micro-batches of the validation samples.
 
     `joined`: the task packs rows. `first`: the id of the first sample, for random draws; above 0 for a later part of a
-    set. `equal_lengths`: all samples of a micro-batch have the same length.
+    set. `equal_lengths`: all samples of a micro-batch have the same length. `padding_free`: samples of different
+    lengths are put side by side in one row instead of padded; then the task packs none.
     """
 
     samples: PreparedSamples
@@ -57,15 +58,25 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
     joined: bool = False
     first: int = 0
     equal_lengths: bool = False
+    padding_free: bool = False
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sample."""
+        return self.samples.lengths(np.arange(len(self.samples)))
 
     @cached_property
     def pieces(self) -> list[NDArray[np.int64]]:
         """The samples of each micro-batch of all ranks, the longest first. The budget is `max_tokens`; without it,
         the tokens of `_SAMPLES` samples of maximum length."""
-        lengths = self.samples.lengths(np.arange(len(self.samples)))
+        lengths, order = self.lengths, np.argsort(-self.lengths, kind="stable")
         budget = self.max_tokens or _SAMPLES * max(1, int(lengths.max(initial=1)))
         most = max(_SAMPLES, len(lengths) // _PIECES)
-        return micro_batches(np.argsort(-lengths, kind="stable"), lengths, budget, self.equal_lengths, most=most)
+        if self.padding_free:
+            return rows_without_padding(order, lengths, budget, most)
+        if not (self.joined or self.equal_lengths):  # the budget counts padding
+            lengths = _token_batches.padded_lengths(lengths, self.task.length_multiple, self.task.facts.longest)
+        return micro_batches(order, lengths, budget, self.equal_lengths, most)
 
     def __len__(self) -> int:
         return -(-len(self.pieces) // self.world)
@@ -76,11 +87,26 @@ class Parts(Dataset[Part]):  # type: ignore[misc]
         number = turn * self.world + self.rank
         ids = self.pieces[number] if number < len(self.pieces) else np.empty(0, dtype=np.int64)
         shown = ids if len(ids) else self.pieces[-1][:1]
+        samples = self._samples(shown)
+        return Part(ids, self._batch(shown, samples if len(ids) else [self.task.zero_weight(one) for one in samples]))
+
+    def padded(self, ids: NDArray[np.int64]) -> Batch:
+        """Return a micro-batch of these samples in padded rows."""
+        return replace(self, padding_free=False)._batch(ids, self._samples(ids))
+
+    def side_by_side(self, ids: NDArray[np.int64]) -> Batch:
+        """Return a micro-batch of these samples in one row without padding."""
+        return tensors(self.task.concatenate(self._samples(ids)))
+
+    def _samples(self, ids: NDArray[np.int64]) -> list[Sample]:
         draw = Draw(self.seed, Stream.EVALUATE)
-        samples = self.task.samples(self.samples.rows(shown), [0] * len(shown), (shown + self.first).tolist(), draw)
-        samples = samples if len(ids) else [self.task.zero_weight(sample) for sample in samples]
-        rows = [self.task.pack([sample]) for sample in samples] if self.joined else samples
-        return Part(ids, tensors(self.task.collate(rows)))
+        return self.task.samples(self.samples.rows(ids), [0] * len(ids), (ids + self.first).tolist(), draw)
+
+    def _batch(self, ids: NDArray[np.int64], samples: list[Sample]) -> Batch:
+        """Return a micro-batch. Samples of equal length need no padding, and keep a row each."""
+        if self.padding_free and len(np.unique(self.lengths[ids])) > 1:
+            return tensors(self.task.concatenate(samples))
+        return tensors(self.task.collate([self.task.pack([one]) for one in samples] if self.joined else samples))
 
 
 class BatchPredictor(Protocol):

@@ -14,7 +14,7 @@ from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.training import Train
 from launcher.distributed.process_group import ProcessGroup
 from launcher.plan.model_spec import attention_dropout
-from launcher.tasks import Batch, Task, _packed_rows, _sequence_attention, _sequences, _token_batches
+from launcher.tasks import Batch, Sample, Task, _packed_rows, _sequence_attention, _sequences, _token_batches
 from launcher.train import randomness_probe
 from launcher.train.data_loader import RankBatches, tensors, to
 from launcher.train.precision import COMPUTED, STORED, autocast
@@ -46,13 +46,14 @@ def adapt(
     """
     if batches.equal_lengths or train.padding_free is False or train.compile or not task.padding_free:
         return batches, []
-    if train.padding_free == "auto" and (slow := _without_kernel(model, train.precision, process.device)):
+    if train.padding_free == "auto" and (slow := without_kernel(model, train.precision, process.device)):
         return batches, _padded_note(slow, batches)
     padded = replace(batches, row=None)
     free, hooks = replace(padded, padding_free=True), None
     try:
-        _check_task(task)
-        hooks = attach(model, *_examples(padded, task, process), train.precision)
+        check_task(task)
+        inputs = padded.probe_batches().together.batch["inputs"]
+        hooks = attach(model, *examples(inputs, task, process.device), train.precision)
         reason = _other_draws(model, task, free, train, process)
     except Inexact as inexact:
         reason = str(inexact)
@@ -70,15 +71,16 @@ def _padded_note(reason: str, batches: RankBatches) -> list[str]:
     return [f"samples of different lengths are padded: {reason}"] if batches.row is None else []
 
 
-def _without_kernel(model: torch.nn.Module, precision: str, device: torch.device) -> str:
-    """Return why attention would be computed length by length on an accelerator; empty: it would not.
+def without_kernel(model: torch.nn.Module, precision: str, device: torch.device, dropout: bool = True) -> str:
+    """Return why attention would be computed length by length on an accelerator; empty: it would not. `dropout`:
+    whether the model's dropout is active.
 
     For a micro-batch of many lengths that is some 15 kernels for each length and layer, more than a device saves by
     computing no padding. A CPU has no cost for the start of a kernel.
     """
     if device.type == "cpu":
         return ""
-    if rates := attention_dropout(getattr(model, "config", None)):
+    if dropout and (rates := attention_dropout(getattr(model, "config", None))):
         key, rate = next(iter(rates.items()))
         return f"attention with dropout ({key} {rate:g}) has no kernel for sequences on {device.type}"
     dtype = COMPUTED.get(precision, STORED[precision])
@@ -87,7 +89,7 @@ def _without_kernel(model: torch.nn.Module, precision: str, device: torch.device
     return ""
 
 
-def _check_task(task: Task) -> None:
+def check_task(task: Task) -> None:
     """Raise Inexact if a task collates micro-batches in a way of its own, but inherits `concatenate`."""
     kinds = type(task).__mro__
     collate, concatenate = (
@@ -97,19 +99,18 @@ def _check_task(task: Task) -> None:
         raise Inexact(f"{kinds[collate].__module__} has a collate, but no concatenate")
 
 
-def _examples(batches: RankBatches, task: Task, process: ProcessGroup) -> tuple[Batch, Batch]:
+def examples(inputs: Batch, task: Task, device: torch.device) -> tuple[Batch, Batch]:
     """Return two samples of different lengths as padded rows and as a row without padding. They are cut to _LONGEST
-    tokens, because a head may compute a vocabulary for each token."""
-    inputs = batches.probe_batches().together.batch["inputs"]
+    tokens, because a head may compute a vocabulary for each token. `inputs`: of a micro-batch of two samples."""
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
     short, long = sorted(mask.sum(1).clamp(max=_LONGEST).tolist())
     short = short if short < long else (short + 1) // 2
     names = [name for name in ("input_ids", "token_type_ids") if name in inputs]
     fullest = int(mask.sum(1).argmax())
     starts = (0, long - short)  # the shorter is the end of the longer
-    samples = [{name: inputs[name][fullest, start:long].numpy() for name in names} for start in starts]
+    samples: list[Sample] = [{name: inputs[name][fullest, start:long].numpy() for name in names} for start in starts]
     both = _token_batches.inputs(samples, task.facts.pad_token_id), _sequences.inputs(samples)
-    padded, row = (to(tensors(batch), process.device) for batch in both)
+    padded, row = (to(tensors(batch), device) for batch in both)
     return padded, row
 
 

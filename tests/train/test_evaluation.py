@@ -33,6 +33,8 @@ class Memory:
 class Task:
     """The model is given each sample's number; a muted one is told apart."""
 
+    length_multiple, facts = 1, SimpleNamespace(longest=64)
+
     def samples(self, rows, epochs, ids, draw):
         assert epochs == [0] * len(rows)
         assert ids == [row["id"] for row in rows]
@@ -47,6 +49,9 @@ class Task:
 
     def collate(self, samples):
         return {"id": np.array([int(sample["id"]) for sample in samples])}
+
+    def concatenate(self, samples):
+        return {"id": np.array([int(sample["id"]) for sample in samples]), "row": np.ones(1)}
 
     def predict(self, model, batch):
         ids = batch["id"]
@@ -76,9 +81,11 @@ some = st.lists(st.integers(1, 40), min_size=1, max_size=150)
 
 
 @settings(deadline=None, max_examples=30)
-@given(some, st.integers(1, 5), st.sampled_from([None, 40, 100]), st.booleans())
-def test_outputs_stand_in_the_order_of_the_samples_on_any_number_of_ranks(lengths, world, max_tokens, joined):
-    made = ran([parts(lengths, rank, world, max_tokens, joined=joined) for rank in range(world)])
+@given(some, st.integers(1, 5), st.sampled_from([None, 40, 100]), st.sampled_from(["alone", "joined", "padding_free"]))
+def test_outputs_stand_in_the_order_of_the_samples_on_any_number_of_ranks(lengths, world, max_tokens, rows):
+    made = ran(
+        [parts(lengths, rank, world, max_tokens, **{rows: True} if rows != "alone" else {}) for rank in range(world)]
+    )
     assert made["twice"] == [2 * n for n in range(len(lengths))]
     assert [row.tolist() for row in made["row"]] == [[n, n] for n in range(len(lengths))]
     assert made["list"] == [[n] * (n % 3) for n in range(len(lengths))]
@@ -101,6 +108,31 @@ def test_a_micro_batch_keeps_to_the_budget_and_to_its_size(lengths, max_tokens):
         longest = max(lengths[n] for n in piece)
         assert len(piece) * longest <= max_tokens
         assert len(piece) <= 32
+
+
+@settings(deadline=None, max_examples=30)
+@given(some, st.sampled_from([None, 40, 64, 100]), st.integers(1, 5))
+def test_without_padding_the_budget_counts_tokens_and_ranks_have_as_many_micro_batches(lengths, max_tokens, world):
+    alone = parts(lengths, max_tokens=max_tokens, padding_free=True)
+    for piece in alone.pieces:
+        assert sum(lengths[n] for n in piece) <= (max_tokens or 32 * max(lengths))
+        assert len(piece) <= 32
+    every = [parts(lengths, rank, world, max_tokens, padding_free=True) for rank in range(world)]
+    dealt = [mine[turn].ids.tolist() for turn in range(len(every[0])) for mine in every]
+    assert [piece for piece in dealt if piece] == [piece.tolist() for piece in alone.pieces]
+    counts = [sum(len(part.ids) > 0 for part in mine) for mine in every]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_only_samples_of_different_lengths_share_a_row():
+    made = list(parts([9, 9, 9, 5, 4], max_tokens=27, padding_free=True))
+    assert [(part.ids.tolist(), "row" in part.batch) for part in made] == [([0, 1, 2], False), ([3, 4], True)]
+
+
+def test_the_budget_counts_the_padding_to_a_multiple(monkeypatch):
+    """With rows of a multiple of 64, samples of 20 tokens take 64 each."""
+    monkeypatch.setattr(Task, "length_multiple", 64)
+    assert [len(piece) for piece in parts([64] + [20] * 9, max_tokens=256).pieces] == [4, 4, 2]
 
 
 def test_many_samples_fill_the_token_budget():

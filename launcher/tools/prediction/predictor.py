@@ -1,7 +1,8 @@
 """Prediction of rows with a trained model, in this process."""
 
+import logging
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from launcher.prepare.prepared_samples import PreparedSamples
     from launcher.tasks import Batch
+    from launcher.train.evaluation import Parts
 
+_log = logging.getLogger(__name__)
 _INPUTS_CUT = {"rows", "questions"}
 """Keys of launcher.tasks.Features.cut that concern inputs."""
 
@@ -58,6 +61,7 @@ class Predictor:
             raise UserError(Problem("--top-k", f"task {kind} does not choose among classes or tokens (leave it out)"))
         self.truncated = 0
         self._equal_lengths: bool | None = None  # known when the model has been prepared
+        self._padding_free: bool | None = None  # known after a test, when there are several micro-batches
         self._names = set(prediction_lines.RESERVED)  # keys of all predictions so far
         self._samples_done = 0  # ids of samples continue across chunks
 
@@ -145,21 +149,34 @@ class Predictor:
         from launcher.train.evaluation import Parts
 
         recipe, model, task = self._trained.recipe, self._trained.model, self._task
-        batches = partial(
-            Parts, samples, task, recipe.seed, 0, 1, recipe.train.max_tokens, recipe.packed, self._samples_done
-        )
+        parts = Parts(samples, task, recipe.seed, 0, 1, recipe.train.max_tokens, recipe.packed, self._samples_done)
         self._samples_done += len(samples)
         if self._equal_lengths is None:
-            self._equal_lengths = self._attach(batches()[0].batch)
+            self._equal_lengths = self._attach(parts[0].batch)
+        parts = self._without_padding(replace(parts, equal_lengths=self._equal_lengths))
         evaluated = evaluation.Generating(task, model) if recipe.inner_task.generates else task
-        outputs = evaluation.outputs(
-            model, evaluated, batches(equal_lengths=self._equal_lengths), self._process, recipe.train.precision
-        )
+        outputs = evaluation.outputs(model, evaluated, parts, self._process, recipe.train.precision)
         predictions: list[Prediction] = task.predictions(outputs, self._tokenizer)
         if self._top_k is None or self._filler is not None:
             return predictions
         ranked = task.top_predictions(outputs, self._top_k)
         return [{**one, "scores": scores} for one, scores in zip(predictions, ranked, strict=True)]
+
+    def _without_padding(self, parts: "Parts") -> "Parts":
+        """Return the micro-batches without padding if the model computes them so. One micro-batch alone is not worth
+        the test."""
+        from launcher.train import evaluation_rows
+
+        recipe = self._trained.recipe
+        if recipe.inner_task.generates or (self._padding_free is None and len(parts.pieces) == 1):
+            return parts
+        if self._padding_free is None:
+            parts, notes = evaluation_rows.adapt(self._trained.model, self._task, parts, recipe.train, self._process)
+            self._padding_free = parts.padding_free
+            for note in notes:
+                _log.debug(note)
+            return parts
+        return replace(parts, padding_free=True, joined=False) if self._padding_free else parts
 
     def _attach(self, batch: "Batch") -> bool:
         """Prepare the model for the task. Returns whether all samples of a micro-batch need the same length."""
