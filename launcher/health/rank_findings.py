@@ -129,14 +129,17 @@ def _is_within(pair: PairFigures, per_node: int) -> bool:
 def _speeds(pairs: Sequence[PairFigures], measured: Measured) -> list[Finding]:
     """Return the finding with the figures of the pairs that are sound."""
     library = "NCCL" if measured.device == "cuda" else "gloo"
-    lines = []
-    for within, where in ((True, "within a node"), (False, "between nodes")):
+    lines, keys = list[str](), list[str]()
+    for within, where, key in ((True, "within a node", "within_node"), (False, "between nodes", "between_nodes")):
         chosen = [pair for pair in pairs if _is_within(pair, measured.per_node) == within]
         if chosen:
             speeds, delays = [one.bandwidth for one in chosen], [one.latency for one in chosen]
             speed = f"{min(speeds) / 1e9:.2f} to {max(speeds) / 1e9:.2f} GB/s"
             lines.append(f"{plural(len(chosen), 'pair')} {where} {speed}, {median(delays) * 1e6:,.0f} us")
-    return [_PAIRS.ok(f"{library}: {some(lines)}")] if lines else []
+            message = median(delays) / 2  # an all-reduce of two ranks is two messages, one after the other
+            keys.append(f"{key}: {median(speeds) / 1e9:.3g}, latency_{key}: {message * 1e6:.3g}")
+    profile = f"as a profile has them, links: {{{', '.join(keys)}}}, efficiency: {{links: 1}}"
+    return [_PAIRS.ok(f"{library}: {some(lines)}; {profile}")] if lines else []
 
 
 def _rate(flops: float) -> str:

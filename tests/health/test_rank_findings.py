@@ -35,7 +35,9 @@ def test_a_sound_machine_has_no_failure():
         ("ok", "4 ranks: 10.0 GFLOP/s to 10.0 GFLOP/s in fp32 on one core"),
         (
             "ok",
-            "gloo: 2 pairs within a node 4.00 to 4.00 GB/s, 100 us, 4 pairs between nodes 0.40 to 0.40 GB/s, 100 us",
+            "gloo: 2 pairs within a node 4.00 to 4.00 GB/s, 100 us, 4 pairs between nodes 0.40 to 0.40 GB/s, 100 us; "
+            "as a profile has them, links: {within_node: 4, latency_within_node: 50, between_nodes: 0.4, "
+            "latency_between_nodes: 50}, efficiency: {links: 1}",
         ),
     ]
     assert [level for level, _ in of(measured(world=1))] == ["ok"]
