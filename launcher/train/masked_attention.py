@@ -21,12 +21,12 @@ def attention(
 ) -> torch.Tensor:
     """Return scaled dot-product attention. The arguments are those of torch's function; a position whose mask excludes
     all positions gets zeros."""
-    query, key, value = _autocast(query, key, value)
     scale = _scale(query, scale)
-    if _in_blocks(query, key, value, attn_mask):
-        limits = _limits(attn_mask, is_causal, query.shape[2], key.shape[2], query.dtype)
+    cast = _autocast(query, key, value)
+    if _in_blocks(*cast, attn_mask):
+        limits = _limits(attn_mask, is_causal, query.shape[2], key.shape[2], cast[0].dtype)
         factors = scale, 1 / kept(dropout_p)
-        return cpu_attention.Attention.apply(query, key, value, factors, keep_mask.contiguous(), limits)
+        return cpu_attention.Attention.apply(*cast, factors, keep_mask.contiguous(), limits)
     scores = torch.matmul(query * scale, key.transpose(-2, -1))
     least = torch.finfo(scores.dtype).min
     if is_causal:
@@ -56,11 +56,11 @@ def in_row(
 ) -> torch.Tensor:
     """Return the attention of each sequence of a row (see launcher.tasks._sequence_attention.by_length). `masks`: of
     the dropout of each run."""
-    query, key, value = _autocast(query, key, value)
-    if cpu_attention.applies(query, key, value):
+    cast = _autocast(query, key, value)
+    if cpu_attention.applies(*cast):
         runs, factors = row.sequences.runs, (_scale(query, scale), 1 / kept(dropout))
-        limits = [_row_limits(run.length, window, query) for run in runs]
-        return cpu_attention.RowAttention.apply(query, key, value, factors, masks, limits, runs)
+        limits = [_row_limits(run.length, window, cast[0]) for run in runs]
+        return cpu_attention.RowAttention.apply(*cast, factors, masks, limits, runs)
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, number: int) -> torch.Tensor:
         mask, causal = _sequence_attention.limits(query.shape[2], window, query.device)
@@ -92,13 +92,14 @@ def _row_limits(length: int, window: _sequence_attention.Window, query: torch.Te
     return _limits(*_sequence_attention.limits(length, window, query.device), length, length, query.dtype)
 
 
-def _autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the tensors in the precision in which autocast multiplies matrices."""
-    kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
-        return tensors
-    precision = torch.get_autocast_dtype(kind)
-    return tuple(one if one.dtype == torch.float64 else one.to(precision) for one in tensors)
+def _autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the query, the key and the value in the precision in which autocast multiplies matrices on a CPU."""
+    query, key, value = tensors
+    if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return query, key, value
+    precision = torch.get_autocast_dtype("cpu")
+    query, key, value = (one if one.dtype == torch.float64 else one.to(precision) for one in tensors)
+    return query, key, value
 
 
 def _scale(query: torch.Tensor, scale: float | None) -> float:
