@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 PEERS = {"trainer": "Trainer", "accelerate": "accelerate", "torch": "torch DDP"}
 """Names of the peers in tables."""
+ROUNDING = 2**-8
+"""Relative rounding of bf16, within which the losses of two sides have to agree."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def measure(work: Work, peers: Sequence[str], pairs: int, folder: Path) -> Compa
         losses = {"launcher": _dry_losses(work, folder)}
         for name in list(jobs)[1:]:
             losses[name] = shared.losses(jobs[name].take(work.dry_steps).lines)
-        jobs["launcher"].take(1)  # the build ends with the first step
+        jobs["launcher"].take(work.dry_steps)  # so that all sides measure the same steps
         ceiling = [_ceil(work)]
         sides = [Side(name, _Turns(work, job, shared, losses[name])) for name, job in jobs.items()]
         measured = alternate(work.title, work.unit, sides, pairs, warm_up=warm_up)
@@ -68,7 +70,19 @@ def measure(work: Work, peers: Sequence[str], pairs: int, folder: Path) -> Compa
     finally:
         for job in jobs.values():
             job.stop()
+    measured = replace(measured, notes=[agreement(measured)])
     return _with_ceiling(measured, sum(ceiling) / len(ceiling)) if work.ceiling_seconds else measured
+
+
+def agreement(measured: Comparison) -> str:
+    """Return a line that says whether the peers learn the same as the launcher."""
+    differences = {peer: measured.loss_difference(peer) for peer in measured.peers}
+    others = [peer for peer, difference in differences.items() if difference is None or difference > ROUNDING]
+    if others:
+        return (
+            f"LOSSES DIFFER by more than the rounding of bf16, so that these ratios do not count: {', '.join(others)}"
+        )
+    return "the losses of all sides agree within the rounding of bf16 (2^-8)"
 
 
 @dataclass

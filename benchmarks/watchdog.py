@@ -50,7 +50,9 @@ def _measure(folder: Path, rounds: int) -> Comparison:
     file = folder / heartbeat.HEARTBEATS
     heartbeat.create(file, 1)
     beats = Heartbeat(file)
-    threading.Thread(target=_check, args=(Watchdog(file, folder, 60.0, 1800.0),), daemon=True).start()
+    ended = threading.Event()
+    checks = threading.Thread(target=_check, args=(Watchdog(file, folder, 60.0, 1800.0), ended))
+    checks.start()
     begin, count = time.perf_counter(), 100_000
     for number in range(count):
         beats.beat(Stage.FORWARD if number % 2 else Stage.BACKWARD, number)
@@ -59,13 +61,16 @@ def _measure(folder: Path, rounds: int) -> Comparison:
     silent = replace(run, heartbeat=cast(Heartbeat, _Silent()))
     sides = [Side("with beats", _steps(replace(run, heartbeat=beats))), Side("without beats", _steps(silent))]
     note = f"a beat: {1e6 * of_a_step / BEATS_OF_A_STEP:.2f} us; the beats of a step: {1e6 * of_a_step:.1f} us"
-    return alternate("a step", "ms", sides, rounds, higher_is_better=False, warm_up=10, notes=[note])
+    try:
+        return alternate("a step", "ms", sides, rounds, higher_is_better=False, warm_up=10, notes=[note])
+    finally:
+        ended.set()
+        checks.join()
 
 
-def _check(watchdog: Any) -> None:
-    while True:
+def _check(watchdog: Any, ended: threading.Event) -> None:
+    while not ended.wait(0.1):
         watchdog.check()
-        time.sleep(0.1)
 
 
 class _Silent:
