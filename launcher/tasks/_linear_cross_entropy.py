@@ -106,7 +106,7 @@ class _SummedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
                 for part, scores in layer.parts(logits):
                     rows = labels_of_block[part]
                     losses[block][part] = _softmax_(scores, rows)
-                    scores.scatter_add_(1, rows[:, None], -torch.ones_like(scores[:, :1]))
+                    scores.scatter_(1, rows[:, None], scores.gather(1, rows[:, None]) - 1)
                     logits[part] = scores if gradients.unit == 1.0 else scores.mul_(gradients.unit)
                 gradients.add(block, logits)
         ctx.gradients, ctx.types = gradients, (inputs.dtype, weight.dtype)
@@ -154,17 +154,13 @@ class _Gradients:
 def _product(out: torch.Tensor, one: torch.Tensor, other: torch.Tensor, first: bool) -> torch.Tensor:
     """Add a matrix product to `out`, in full precision. first: `out` has no values yet.
 
-    CUDA has kernels for half-precision inputs and a result in fp32. A CPU rounds the result to bf16, as autocast does.
-    In fp16 it might overflow, so that the inputs are converted.
+    A product in bf16 is rounded once, as in autocast. In fp16 it might overflow, so that the inputs are converted.
     """
     if out.dtype == one.dtype:
         return torch.addmm(out, one, other, beta=0.0 if first else 1.0, out=out)
-    if out.is_cuda:
-        product = torch.mm(one, other, out_dtype=out.dtype)
-    elif one.dtype == torch.float16:
-        product = torch.mm(one.to(out.dtype), other.to(out.dtype))
-    else:
-        product = torch.mm(one, other)
+    if one.dtype == torch.float16:
+        one, other = one.to(out.dtype), other.to(out.dtype)
+    product = torch.mm(one, other)
     return out.copy_(product) if first else out.add_(product)
 
 
