@@ -127,7 +127,7 @@ def tune(
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
-    """Find the fastest setting on these devices, for `run` and `submit` to use. The trajectory stays the same."""
+    """Find the fastest setting on these devices for later runs. The trajectory stays the same."""
     from launcher.config import load
     from launcher.tools.tune import tune as tool
 

@@ -40,7 +40,7 @@ class Result:
 @dataclass
 class Results:
     """The results of a search. `written`: the setting of the recipe. `tolerance`: maximum relative difference between
-    the losses of a step. `confirmed_from`: number of the first step that the best settings took by turns."""
+    the losses of a step. `confirmed_from`: number of the first step of the last race."""
 
     written: Setting
     tolerance: float
@@ -74,11 +74,9 @@ class Results:
 
     def ratio(self, result: Result) -> float:
         """Return how many times as fast a setting is as the recipe as written: the median over the steps that both
-        took, of those in the last race if there are any; 0: it cannot be used, or there is no such step."""
+        took; 0: it cannot be used, or there is no such step."""
         base = self.base.seconds
-        steps = base.keys() & result.seconds.keys()
-        confirmed = {step for step in steps if self.confirmed_from is not None and step >= self.confirmed_from}
-        ratios = [base[step] / result.seconds[step] for step in confirmed or steps]
+        ratios = [base[step] / result.seconds[step] for step in base.keys() & result.seconds.keys()]
         return 0.0 if result.wrong or not ratios else median(ratios)
 
     def tokens_per_second(self, result: Result) -> float:
@@ -88,7 +86,7 @@ class Results:
         return self.ratio(result) * sum(base.tokens.values()) / seconds if seconds else 0.0
 
     def ranked(self) -> list[Result]:
-        """Return the settings that can be used, the fastest first. Settings that were measured by turns come first."""
+        """Return the settings that can be used, the fastest first. Those of the last race come first."""
         usable = [result for result in self.found.values() if self.ratio(result) > 0]
         return sorted(usable, key=lambda result: (not self._confirmed(result), -self.ratio(result)))
 

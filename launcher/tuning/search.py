@@ -209,5 +209,6 @@ class _Search:
     def _has_time(self, seconds: float, kept: bool = True) -> bool:
         """Return whether so many seconds are left of the budget. `kept`: besides those of two rounds of the last
         race."""
-        reserved = 2 * (1 + _FINALISTS) * (self.count + self.warm) * self.step if kept else 0.0
+        engines = 2 if self.space.options or self.space.strategies else 0
+        reserved = 2 * ((1 + _FINALISTS) * (self.count + self.warm) * self.step + engines * self.built) if kept else 0.0
         return self.clock + seconds + reserved <= self.space.budget

@@ -5,6 +5,7 @@ import shutil
 import time
 
 from launcher.config import plugins
+from launcher.config.format import plural
 from launcher.config.recipe import Recipe
 from launcher.config.types import StrategyConfig
 from launcher.plan import layout, model_requirements, model_spec
@@ -71,4 +72,4 @@ def _with(recipe: Recipe, strategy: StrategyConfig, tokens: int | None) -> Recip
 
 def equation(plan: Plan) -> str:
     """Return the ranks and the batch of a plan in one line."""
-    return f"{plan.ranks} ranks on {plan.device}, {plan.equation}"
+    return f"{plural(plan.ranks, 'rank')} on {plan.device}, {plan.equation}"

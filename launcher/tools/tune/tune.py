@@ -69,7 +69,7 @@ def tune(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, allowed: f
     run = _prepared(first.override(*_overrides(batch)), here, ranks)
     begin = time.monotonic()
     space = spaces.of(run, allowed, nodes, TOLERANCE[run.recipe.train.precision][0])
-    console.print(f"{spaces.equation(run.plan)}: measuring for up to {allowed:.0f} s", highlight=False)
+    console.print(f"{spaces.equation(run.plan)}: measuring for up to {allowed:.0f} s", highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="launcher-tune-") as name:
         results = _measure(run, space, Path(name) / "run", console)
     if results.best() is None:
