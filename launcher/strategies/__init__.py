@@ -53,6 +53,9 @@ class Engine(ABC):
     exchanges: Exchange = "always"
     """When ranks exchange something in the forward and backward passes of a step: then a rank cannot compute a
     micro-batch again alone. `in the last backward`: of the last micro-batch."""
+    casts_once: bool = False
+    """Whether each parameter is the same tensor, with the same values, in all micro-batches of a step. Then its
+    half-precision copy is made once."""
     rehearsals: int = 0
     """Number of backwards to run before the first step. Their gradients are discarded."""
 

@@ -25,6 +25,7 @@ class FsdpEngine(TorchEngine):
     launcher.strategies._tensor_parallel)."""
 
     exchanges: Exchange = "always"
+    casts_once = False  # a copy would outlive the gathered parameter
 
     def __init__(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, fused: dict[str, _tensor_parallel.FusedRowOrder]

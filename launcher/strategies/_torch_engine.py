@@ -20,6 +20,7 @@ class TorchEngine(Engine):
     """
 
     exchanges: Exchange = "never"
+    casts_once = True
 
     def __init__(self, module: torch.nn.Module, unwrapped: torch.nn.Module, optimizer: torch.optim.Optimizer):
         self.module, self.unwrapped, self._optimizer = module, unwrapped, optimizer

@@ -42,6 +42,7 @@ class _Boundary(Engine):
 
     module: torch.nn.Module
     exchanges: Exchange = "always"
+    casts_once = False  # DeepSpeed changes the tensors of parameters
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[torch.nn.Module]:

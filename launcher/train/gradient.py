@@ -18,7 +18,7 @@ from launcher.distributed.heartbeat import Stage
 from launcher.train import out_of_memory
 from launcher.train.copy_ahead import HostCopies, on_device
 from launcher.train.padding_masks import padding_is_known
-from launcher.train.precision import autocast
+from launcher.train.precision import autocast, casts_kept
 from launcher.train.rank_batch import RankBatch
 from launcher.train.spikes import UNLIMITED, Limits
 from launcher.train.training_run import Run
@@ -124,16 +124,20 @@ def _add_up(run: Run, batch: RankBatch, weight: float) -> torch.Tensor:
     total = torch.zeros((), dtype=torch.float64, device=process.device)
     scale = process.data_parallel_size / weight * run.progress.scale.value if weight else 0.0
     micro_batches = on_device(zip(batch.micro_batches, batch.rows, strict=True), process.device)
-    for number, (micro, rows) in enumerate(micro_batches, start=1):
-        left = len(batch.micro_batches) - number
-        watched = out_of_memory.watched(run, batch, number - 1, last=left == 0)
-        with watched, run.randomness.drawing(rows), run.engine.accumulating(last=left == 0) as model:
-            beat(Stage.FORWARD, step, left)
-            with autocast(run.recipe.train.precision, process.device), padding_is_known(micro):
-                loss, _ = run.task.loss(model, micro)
-            beat(Stage.BACKWARD, step, left)
-            run.engine.backward(loss * scale)
-        total += loss.detach()
+    precision, count = run.recipe.train.precision, len(batch.micro_batches)
+    kept = casts_kept(precision if run.engine.casts_once and count > 1 else "fp32", process.device)
+    with kept as backward:
+        for number, (micro, rows) in enumerate(micro_batches, start=1):
+            left = count - number
+            watched = out_of_memory.watched(run, batch, number - 1, last=left == 0)
+            with watched, run.randomness.drawing(rows), run.engine.accumulating(last=left == 0) as model:
+                beat(Stage.FORWARD, step, left)
+                with autocast(precision, process.device), padding_is_known(micro):
+                    loss, _ = run.task.loss(model, micro)
+                beat(Stage.BACKWARD, step, left)
+                with backward:
+                    run.engine.backward(loss * scale)
+            total += loss.detach()
     return total
 
 

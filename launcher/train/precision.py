@@ -5,6 +5,7 @@ and fp16. TF32 is a setting of kernels (`launcher.train.kernel_settings`).
 """
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,18 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
         context: contextlib.AbstractContextManager[object] = torch.autocast(device.type, dtype=COMPUTED[precision])
         return context
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def casts_kept(precision: str, device: torch.device) -> Iterator[contextlib.AbstractContextManager[object]]:
+    """Let every `autocast` inside use the same half-precision copies of the parameters, which torch makes at their
+    first use. Yields the context for each backward, which autocast must not change. Parameters must not change inside.
+    """
+    if precision not in COMPUTED:
+        yield contextlib.nullcontext()
+        return
+    with autocast(precision, device):  # torch discards the copies when the outermost context ends
+        yield torch.autocast(device.type, enabled=False)
 
 
 def exact_first(precision: str) -> tuple[str, ...]:

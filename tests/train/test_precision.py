@@ -1,7 +1,9 @@
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from launcher.train.precision import LossScale
+from launcher.train.precision import LossScale, autocast, casts_kept
 
 LARGEST, GROW_AFTER = 2.0**24, 2000
 
@@ -58,3 +60,42 @@ def test_only_fp16_begins_with_one():
     assert {name: LossScale.of(name).value for name in ("fp32", "bf16", "fp16", "fp64")} == {
         "fp32": 1.0, "bf16": 1.0, "fp16": 2.0**16, "fp64": 1.0,
     }  # fmt: skip
+
+
+class CastCount(TorchDispatchMode):
+    """Counts the copies of fp32 tensors of the shape of the layer's weight, and the types of all matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.casts, self.products = 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._overloadpacket.__name__
+        self.casts += name == "_to_copy" and args[0].shape == (5, 3) and args[0].dtype == torch.float32
+        self.products |= {args[0].dtype} if name == "mm" else set()
+        return func(*args, **(kwargs or {}))
+
+
+def accumulated(kept):
+    """Return the gradient of three micro-batches in bf16 and an fp32 product after it, the number of casts of the
+    weight, and the types of products. `kept`: whether the casts are kept."""
+    torch.manual_seed(0)
+    cpu = torch.device("cpu")
+    layer, more = torch.nn.Linear(3, 5), torch.nn.Parameter(torch.randn(5, 2))
+    with CastCount() as count, casts_kept("bf16" if kept else "fp32", cpu) as backward:
+        for _ in range(3):
+            with autocast("bf16", cpu):
+                hidden = layer(torch.randn(4, 3))
+                with torch.autocast("cpu", enabled=False):
+                    loss = (hidden.float() @ more).square().sum()
+            with backward:
+                loss.backward()
+    return torch.cat([layer.weight.grad.flatten(), more.grad.flatten()]), count.casts, count.products
+
+
+def test_a_weight_is_cast_once_for_all_micro_batches_and_the_gradient_keeps_every_bit():
+    plain, casts, products = accumulated(kept=False)
+    once, fewer, same = accumulated(kept=True)
+    assert (casts, fewer) == (3, 1)
+    assert products == same  # the backward of an fp32 product stays in fp32
+    assert torch.equal(plain, once)
