@@ -71,11 +71,10 @@ def _corpus(folder: Path, samples: int = 10**8, shard: int = 50_000) -> None:
 _OPEN = """
 import sys, time
 from pathlib import Path
-import datasets
 from launcher.contract.order import Order
 from launcher.prepare.prepared_samples import PreparedSamples
 begin = time.perf_counter()
-samples = Samples(Path(sys.argv[1]), "train")
+samples = PreparedSamples(Path(sys.argv[1]), "train")
 opened = time.perf_counter()
 _, ids = Order(len(samples), 17).step(10**6, 64)
 samples.lengths(ids), samples.rows(ids)
