@@ -1,4 +1,4 @@
-"""Tensors of which each rank holds a shard (torch's DTensor), told from others without an import of their module."""
+"""Recognition of tensors of which each rank holds a shard (torch's DTensor), without an import of their module."""
 
 import sys
 from typing import TYPE_CHECKING, TypeGuard
