@@ -78,7 +78,6 @@ _OPEN = """
 import sys, time
 from functools import partial
 from pathlib import Path
-import datasets
 from launcher.contract.order import Order
 from launcher.prepare.prepared_samples import PreparedSamples
 begin = time.perf_counter()

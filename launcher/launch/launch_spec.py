@@ -16,7 +16,8 @@ Via = Literal["elastic", "torchrun", "accelerate"]
 
 def imports(recipe: Recipe) -> tuple[str, ...]:
     """Return the modules that the recipe's ranks import, in addition to those of every rank."""
-    return plugins.model(recipe.model).imports
+    compiler = ("torch._dynamo.config",) if recipe.train.compile else ()
+    return (*compiler, *plugins.model(recipe.model).imports)
 
 
 def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
+from launcher.distributed.sharded_tensors import is_sharded
 from launcher.strategies import Engine, Exchange, NonfiniteGradients
 
 
@@ -148,4 +149,4 @@ def in_bf16(state: object, bucket: torch.distributed.GradBucket) -> torch.future
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return this rank's part of a tensor: its shard of a DTensor, otherwise the whole tensor."""
-    return tensor.to_local() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor

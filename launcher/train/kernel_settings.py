@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils import deterministic
 
+from launcher.config import deferred_imports
+
 if TYPE_CHECKING:
     from launcher.config.training import Train
 
@@ -29,7 +31,9 @@ _FIRST_WITH_TF32 = 8
 
 
 def apply(train: "Train") -> None:
-    """Set the kernels for the `train` of a recipe."""
+    """Set the kernels for the `train` of a recipe, and import the compiler if it compiles."""
+    if train.compile:
+        deferred_imports.load("torch._dynamo")  # before anything is built that it has to know of
     _set_tf32(train.precision == "tf32")
     _set_deterministic(train.deterministic)
 
@@ -58,7 +62,8 @@ def _set_tf32(allowed: bool) -> None:
 def _set_deterministic(wanted: bool) -> None:
     """Select deterministic algorithms, so that the same layout computes the same bits again. cuBLAS reads its variable
     when it is first used."""
-    torch.use_deterministic_algorithms(wanted)
+    if wanted or torch.are_deterministic_algorithms_enabled():  # the call imports torch's compiler
+        torch.use_deterministic_algorithms(wanted)
     deterministic.fill_uninitialized_memory = False  # training reads no memory that it has not written
     if not wanted:
         return

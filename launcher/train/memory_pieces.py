@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.distributed.tensor import DTensor
 
+from launcher.distributed.sharded_tensors import is_sharded
 from launcher.storage.memory_copy_format import Piece
 
 DTYPES: Mapping[torch.dtype, str] = {
@@ -22,13 +22,13 @@ DTYPES: Mapping[torch.dtype, str] = {
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Return this rank's part of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def key(name: str, tensor: torch.Tensor) -> str:
     """Return the name of this rank's piece of a tensor, the same on every rank that holds the same values:
     `name@I.J`, with the rank's coordinates on those axes of the mesh that shard the tensor."""
-    if not isinstance(tensor, DTensor):
+    if not is_sharded(tensor):
         return name
     coordinates = tensor.device_mesh.get_coordinate() or []
     pairs = zip(coordinates, tensor.placements, strict=True)

@@ -3,10 +3,9 @@
 from collections.abc import Collection, Mapping
 
 import torch
-from torch.distributed.checkpoint import DefaultSavePlanner
-from torch.distributed.tensor import DTensor
 
 from launcher.distributed.process_group import ProcessGroup
+from launcher.distributed.sharded_tensors import is_sharded
 from launcher.storage.checkpoint_format import Part
 
 StateDict = dict[str, torch.Tensor]
@@ -62,17 +61,19 @@ def on_host(parts: Mapping[str, Part]) -> dict[str, Part]:
 
 
 def _describe(name: str, tensor: torch.Tensor) -> tuple[object, ...]:
-    placements = tensor.placements if isinstance(tensor, DTensor) else None
+    placements = tensor.placements if is_sharded(tensor) else None
     return name, tensor.shape, tensor.dtype, placements
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     """Return this rank's shard of a DTensor, or a whole tensor itself, without its gradient."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()
 
 
 def _assign(tensors: StateDict, process: ProcessGroup) -> dict[str, tuple[int, ...]]:
     """Return the names of the parts that this rank writes, with their offsets. All ranks call it."""
+    from torch.distributed.checkpoint import DefaultSavePlanner
+
     planner = DefaultSavePlanner()
     planner.set_up_planner(dict(tensors), is_coordinator=process.rank == 0)
     local = planner.create_local_plan()
