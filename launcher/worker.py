@@ -25,6 +25,7 @@ from launcher.distributed import (
     failure,
     failure_notice,
     group_watchdog,
+    host_memory,
     launch_env,
     local_run_record,
     logs,
@@ -99,6 +100,8 @@ def _run(arguments: list[str], stop: StopMonitor, launcher: LauncherInfo | None)
         private_tmp.enter()
         group = _join(arguments[0], stop, launcher)
         rank = group.rank
+        if group.device.type == "cpu":
+            host_memory.keep_freed(os.environ)
         folder = _wait_for_preparation(arguments, group, stop)
         code = _train_and_record(folder, group, stop, launcher)
         group.close()

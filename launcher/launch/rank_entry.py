@@ -85,7 +85,7 @@ def _exit_refused(
 def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     os.environ.update(launch.env)
     from launcher import rank_training
-    from launcher.distributed import process_group, rank_device
+    from launcher.distributed import host_memory, process_group, rank_device
     from launcher.distributed.heartbeat import Heartbeat
     from launcher.distributed.launch_env import UnreachablePeer, rank_info
     from launcher.distributed.stop_requests import StopMonitor
@@ -106,6 +106,8 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
         store, host = _store(spec, info.world), spec.name if spec.port else ""
         timeout = timedelta(minutes=launch.timeout)
         group = process_group.connect(info, launch.device, store, timeout, host=host)
+        if group.device.type == "cpu":
+            host_memory.keep_freed(os.environ)
         if spec.port:
             process_group.exchange(group)
         process_group.first_all_reduce(group)
