@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 PEERS = {"trainer": "Trainer", "accelerate": "accelerate", "torch": "torch DDP"}
 """Names of the peers in tables."""
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 ROUNDING = 2**-8
 """Relative rounding of bf16, within which the losses of two sides have to agree."""
 
@@ -51,10 +52,10 @@ def measure(work: Work, peers: Sequence[str], pairs: int, folder: Path) -> Compa
     """Train in turns, and return the comparison. `peers`: keys of `PEERS`; `folder`: the current one, empty."""
     warm_up = 1
     steps = work.dry_steps + (warm_up + pairs) * work.turn
-    shared = _Shared.of(work, folder, steps)
+    shared = Shared.of(work, folder, steps)
     jobs = {
-        "launcher": _ours(work, folder),
-        **{PEERS[kind]: _peer(work, kind, shared, folder, steps) for kind in peers},
+        "launcher": ours(work, folder, folder / "launcher", work.dropout),
+        **{PEERS[kind]: peer(work, kind, shared, folder / kind, steps) for kind in peers},
     }
     try:
         for job in jobs.values():
@@ -91,7 +92,7 @@ class _Turns:
 
     work: Work
     job: Job
-    shared: "_Shared"
+    shared: "Shared"
     losses: Mapping[int, float]
 
     def __call__(self) -> Measurement:
@@ -108,7 +109,7 @@ class _Turns:
 
 
 @dataclass(frozen=True)
-class _Shared:
+class Shared:
     """What all sides have. `model`: folder of the initial weights; `data`: file of the samples. By step: `tokens`, the
     labels `weights` of each rank's share of the peers, and the model's `operations` (None: not known)."""
 
@@ -123,7 +124,7 @@ class _Shared:
     recipe: "Recipe"
 
     @classmethod
-    def of(cls, work: Work, folder: Path, steps: int) -> "_Shared":
+    def of(cls, work: Work, folder: Path, steps: int) -> "Shared":
         """Prepare the data, and write the initial weights and the samples of all steps."""
         import numpy as np
         import torch
@@ -200,12 +201,13 @@ def _pretrained(folder: Path, dropout: float) -> str:
     return f"{{kind: pretrained, name: {folder / 'init'}, dropout: {dropout}}}"
 
 
-def _ours(work: Work, folder: Path) -> Job:
-    own = folder / "launcher"
+def ours(work: Work, folder: Path, own: Path, dropout: float) -> Job:
+    """Return the launcher's job. `folder`: with the initial weights; `own`: the job's, to be made."""
     own.mkdir()
     sinks = f"sinks: [jsonl, {{kind: benchmarks._turns_sink, folder: {own}}}]"
-    _recipe(work, folder, "ours", _pretrained(folder, work.dropout), sinks)
-    return Job("launcher", own, _command(work, folder / "ours.yaml"), 1, environment(REPOSITORY, work.threads))
+    _recipe(work, folder, own.name, _pretrained(folder, dropout), sinks)
+    command = _command(work, folder / f"{own.name}.yaml")
+    return Job("launcher", own, command, 1, environment(REPOSITORY, work.threads))
 
 
 def _dry_losses(work: Work, folder: Path) -> dict[int, float]:
@@ -221,8 +223,9 @@ def _dry_losses(work: Work, folder: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records if "loss" in record}
 
 
-def _peer(work: Work, kind: str, shared: _Shared, folder: Path, steps: int) -> Job:
-    own = folder / kind
+def peer(work: Work, kind: str, shared: Shared, own: Path, steps: int, starter: Sequence[str] = TORCHRUN) -> Job:
+    """Return a peer's job. `own`: its folder, to be made. `starter`: arguments of Python that start the ranks, before
+    their number."""
     own.mkdir()
     train, optimizer = shared.recipe.train, shared.recipe.optimizer
     job = PeerJob(
@@ -232,8 +235,7 @@ def _peer(work: Work, kind: str, shared: _Shared, folder: Path, steps: int) -> J
     )  # fmt: skip
     file = own / "job.json"
     file.write_text(json.dumps(asdict(job)), encoding="utf-8")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(work.ranks)]
-    command = [sys.executable, *launch, "-m", "benchmarks._peer", str(file)]
+    command = [sys.executable, *starter, str(work.ranks), "-m", "benchmarks._peer", str(file)]
     return Job(PEERS[kind], own, command, work.ranks, environment(REPOSITORY, work.threads))
 
 

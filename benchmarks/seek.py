@@ -59,19 +59,19 @@ def measure(options: argparse.Namespace) -> list[Comparison]:
     seconds = time.perf_counter() - begin
     print(f"a shuffled list of 10^7: {seconds:.2f} s and {listed.nbytes / 2**20:.0f} MiB, at each start and epoch")
     with _workplace.temporary_folder("seek") as folder:
-        _corpus(folder, options.samples)
+        write_corpus(folder, options.samples)
+        told = subprocess.run([sys.executable, "-c", _OPEN, str(folder)], capture_output=True, text=True, check=True)
+        print(told.stdout, end="")
     return []
 
 
-def _corpus(folder: Path, samples: int, shard: int = 50_000) -> None:
-    """A corpus as preparation leaves it, a record batch for each shard; opened by a process of its own."""
+def write_corpus(folder: Path, samples: int, shard: int = 50_000) -> None:
+    """Write a corpus as preparation leaves it, with a record batch for each shard. A sample is one token."""
     ids = pa.ListArray.from_arrays(np.arange(shard + 1, dtype=np.int32), pa.array(np.arange(shard, dtype=np.uint16)))
     table = pa.table({"input_ids": ids, "length": pa.array(np.ones(shard, dtype=np.int32))})
     with pa.ipc.new_stream(folder / "train.arrow", table.schema) as writer:
         for _ in range(samples // shard):
             writer.write_table(table)
-    told = subprocess.run([sys.executable, "-c", _OPEN, str(folder)], capture_output=True, text=True, check=True)
-    print(told.stdout, end="")
 
 
 _OPEN = """

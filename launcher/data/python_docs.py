@@ -46,11 +46,12 @@ class Source(data.Source):
         The Python version does not identify the standard library, since some systems install only a part of it. Raises
         UserError for a package that is not installed.
         """
-        known = metadata.packages_distributions()
+        known = _distributions()
         parts = ["python", platform.python_version(), *self.config.packages]
         for package in self.config.packages:
             if package in known:
-                parts += [f"{name} {metadata.version(name)}" for name in sorted(known[package])]
+                names = sorted(one.name for one in known[package])
+                parts += [f"{name} {metadata.version(name)}" for name in names]
             else:
                 parts.append(_hash([root for _, root in _roots(package, key)]))
         return " ".join(parts)
@@ -68,6 +69,26 @@ class Source(data.Source):
                     yield partial("{} docstring {}".format, path, number)
 
 
+def _distributions() -> dict[str, list[metadata.Distribution]]:
+    """Return the installed distributions by the names of their modules.
+
+    They are those of importlib.metadata.packages_distributions, which makes a path of each installed file, and parses
+    the description of each distribution (0.10 s in place of 0.01 s).
+    """
+    found: dict[str, list[metadata.Distribution]] = {}
+    for one in metadata.distributions():
+        for module in (one.read_text("top_level.txt") or "").split() or _recorded(one):
+            found.setdefault(module, []).append(one)
+    return found
+
+
+def _recorded(distribution: metadata.Distribution) -> set[str]:
+    """Return the names of the modules of which a distribution has a file."""
+    record = distribution.read_text("RECORD")
+    files = [line.partition(",")[0] for line in record.splitlines()] if record else map(str, distribution.files or [])
+    return {file.partition("/")[0].removesuffix(".py") for file in files if file.endswith(".py")}
+
+
 def _roots(package: str, key: str) -> list[tuple[str, Path]]:
     """Return (label, file or folder) of a package, or of each module of stdlib.
 
@@ -79,7 +100,7 @@ def _roots(package: str, key: str) -> list[tuple[str, Path]]:
         return [(path.stem, path) for path in entries if path.is_dir() or path.suffix == ".py"]
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        names = {"stdlib", *sys.stdlib_module_names, *metadata.packages_distributions()}
+        names = {"stdlib", *sys.stdlib_module_names, *_distributions()}
         what = f"{package}: no Python package of this name is installed ({_suggestion(package, names)})"
         raise UserError(Problem(f"{key}.packages", what))
     origin = Path(spec.origin)

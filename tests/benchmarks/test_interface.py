@@ -15,7 +15,7 @@ def test_every_module_is_a_benchmark() -> None:
     modules = {one.name for one in pkgutil.iter_modules(benchmarks.__path__) if not one.ispkg}
     public = {name for name in modules if not name.startswith("_")}
     assert set(command.found()) == public - SHARED
-    assert {"mlm", "finetune", "prepare", "restart", "save", "loader"} <= public
+    assert {"mlm", "finetune", "prepare", "restart", "save", "loader", "start", "resume"} <= public
 
 
 @pytest.mark.parametrize("name", command.found())
