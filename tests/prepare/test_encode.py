@@ -264,10 +264,38 @@ def test_long_pieces_are_not_remembered_for_long(saved, monkeypatch):
 def test_each_piece_is_encoded_once(saved, monkeypatch):
     encoder, seen = Encoder(saved("wordpiece")), []
     plainly = encoder._encode_whole
-    monkeypatch.setattr(encoder, "_encode_whole", lambda texts: seen.extend(texts) or plainly(texts))
+    monkeypatch.setattr(encoder, "_encode_whole", lambda texts: seen.extend(" ".join(texts).split()) or plainly(texts))
     for _ in range(3):
         encoder.encode(array(["the first and  the last", "the last"] * 20))
     assert sorted(seen) == ["and", "first", "last", "the"]
+
+
+@pytest.mark.parametrize("name", ["wordpiece", "whitespace", "whitespace and digits", "raw added tokens"])
+def test_words_that_are_encoded_together_have_the_tokens_of_each(saved, monkeypatch, name):
+    monkeypatch.setattr(encode, "_WORDS_AT_ONCE", 3)
+    encoder = Encoder(saved(name))
+    texts = [
+        "the Rank2 and  new word, two " + "x" * 501,
+        "na\u00efve last, the first 3rd " + "y" * 500 + " it's Two words",
+    ]
+    assert equal(encoder.encode(array(texts)), encoder._encode_whole(texts))
+
+
+def test_words_are_encoded_a_thousand_at_a_time(saved, monkeypatch):
+    encoder, seen = Encoder(saved("wordpiece")), []
+    plainly = encoder._encode_whole
+    monkeypatch.setattr(encoder, "_encode_whole", lambda texts: seen.extend(texts) or plainly(texts))
+    encoder.encode(array([" ".join(f"w{n}" for n in range(2001)) + " \u00e9"]))
+    assert [len(text.split()) for text in seen] == [1000, 1000, 1, 1]
+
+
+def test_a_word_without_tokens_takes_none_of_its_neighbours(tmp_path):
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<pad>"], show_progress=False)
+    fast(models.BPE(), trainer, pre_tokenizers.Whitespace(), pad_token="<pad>").save_pretrained(tmp_path)
+    encoder, texts = Encoder(tmp_path), ["the 77 first 888 last", "888 the 99", "999"]
+    assert len(encoder._encode_whole(["888"]).ids) == 0
+    assert encoder._rule.joins
+    assert equal(encoder.encode(array(texts)), encoder._encode_whole(texts))
 
 
 def test_a_tokenizer_that_pads_and_truncates_by_itself_does_not_here(saved, tmp_path):
