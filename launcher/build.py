@@ -27,7 +27,7 @@ from launcher.storage.checkpoint_format import SavedCheckpoint
 from launcher.storage.partial_folder import filling
 from launcher.storage.run_dir import RunDir
 from launcher.strategies import Engine, EngineParts, _split_model_check
-from launcher.tasks import Batch, Task, _model_probes, _token_batches
+from launcher.tasks import Batch, Task, _model_probes, _padded_attention, _token_batches
 from launcher.train import (
     attention_dropout_cost,
     checkpoint,
@@ -151,6 +151,7 @@ def _model(
     recipe = run.recipe
     torch.manual_seed(seed_for(recipe.seed, Stream.INIT, 0))
     config = recipe.model.at(step)
+    _padded_attention.register()
     model, notes = plugins.model(config).build(model_requirements.of(recipe, run.facts), weights)
     is_transformers = hasattr(getattr(model, "config", None), "save_pretrained")
     if process.rank == 0 and is_transformers and not _has_configuration(run.folder):

@@ -2,10 +2,11 @@
 
 A model calls it under the name NAME (transformers' AttentionInterface). On CUDA in half precision it is a kernel for
 sequences of any length, of torch or of flash-attn. Elsewhere, and wherever attention has dropout, sequences of
-equal length are computed together by torch's scaled dot-product attention.
+equal length are computed together: by torch's scaled dot-product attention, on a CPU in bf16 in blocks.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import handle_torch_function, has_torch_function
 
+from launcher.tasks import _cpu_attention
 from launcher.tasks._sequences import Sequences
 
 NAME = "launcher_sequences"
@@ -88,6 +90,10 @@ def by_length(
             by_length, (query,), query, key, value, row, dropout, window, scale
         )
         return replaced
+    cast = _cpu_attention.autocast(query, key, value)
+    if not dropout and row.sequences.longest <= _cpu_attention.LONGEST and _cpu_attention.faster(*cast):
+        factors = 1 / math.sqrt(query.shape[-1]) if scale is None else scale, 1.0
+        return _cpu_attention.row_attention(*cast, factors, None, window, row.sequences.runs)
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, number: int) -> torch.Tensor:
         mask, causal = limits(query.shape[2], window, query.device)

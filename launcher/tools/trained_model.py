@@ -91,6 +91,7 @@ def load_run(run: str, which: str | int) -> TrainedModel:
     """Load the model of a checkpoint (best, latest, or a step), without the data on which it was trained. Raises
     UserError."""
     from launcher.models import run as run_model
+    from launcher.tasks import _padded_attention
     from launcher.train import kernel_settings
     from launcher.train.precision import STORED
 
@@ -107,6 +108,7 @@ def load_run(run: str, which: str | int) -> TrainedModel:
         trust_remote_code=recipe.model.trusted_source is not None,
         batch_norm="frozen",  # nothing trains here, so that the statistics stay as in the run
     )  # fmt: skip
+    _padded_attention.register()
     model, notes = run_model.Model(config).build(model_requirements.of(recipe, facts))
     if missing := [note for note in notes if note.startswith("new weights")]:
         raise UserError(f"{saved.path}: does not hold the whole model: {missing[0]}")

@@ -1,6 +1,7 @@
 """Measure the cost of attention dropout on the training device.
 
-The contract's dropout cannot use torch's fused attention kernels, because these only support their own dropout.
+The contract's dropout cannot use torch's fused attention kernels, because these only support their own dropout. Without
+dropout, attention is as in training: a fused kernel, or on a CPU in bf16 in blocks.
 """
 
 import time
@@ -8,9 +9,9 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from launcher.plan.model_spec import attention_dropout
+from launcher.tasks import _padded_attention
 from launcher.tasks._sequences import Sequences
 from launcher.train import counter_dropout, random_interception
 from launcher.train.precision import COMPUTED, STORED
@@ -37,7 +38,7 @@ def note(model: torch.nn.Module, samples: int, length: int, precision: str, devi
 
 
 def cost(config: object, rate: float, samples: int, length: int, precision: str, device: torch.device) -> float:
-    """Return the extra time of attention with dropout over fused attention without, as a fraction of a layer's time.
+    """Return the extra time of attention with dropout over attention without, as a fraction of a layer's time.
 
     The times are those of the forward and the backward. Returns 0 if the configuration has no known widths.
     """
@@ -52,7 +53,10 @@ def cost(config: object, rate: float, samples: int, length: int, precision: str,
     states = torch.ones((samples, heads, length, hidden // heads), **options).requires_grad_()
     up, down = up.requires_grad_(), down.requires_grad_()
     linear = _seconds(lambda: (tokens @ up).sum() + ((tokens @ down) @ down.T).sum(), device)
-    fused = _seconds(lambda: scaled_dot_product_attention(states, states, states).sum(), device)
+    module = torch.nn.Identity()
+    fused = _seconds(
+        lambda: _padded_attention.forward(module, states, states, states, None, is_causal=False)[0].sum(), device
+    )
     draws = _ZeroKeyDraws()
     written = _seconds(
         lambda: random_interception.attention(draws, states, states, states, dropout_p=rate).sum(), device

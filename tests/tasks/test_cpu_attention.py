@@ -1,4 +1,4 @@
-"""Attention with dropout in blocks on a CPU: values and gradients are those of torch's own operations."""
+"""Attention in blocks on a CPU: values and gradients are those of torch's own operations."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from launcher.contract.dropout import kept
-from launcher.tasks import _sequence_attention
+from launcher.tasks import _attention_limits, _cpu_attention, _sequence_attention
 from launcher.tasks._sequences import Sequences
-from launcher.train import cpu_attention, masked_attention
+from launcher.train import masked_attention
 
 RATE = 0.25
 SAMPLES, HEADS, QUERIES, KEYS, WIDTH = 3, 2, 5, 4, 8
@@ -60,7 +60,7 @@ MASKS = {
 @pytest.fixture(params=[1, 40, 2**18], ids=lambda size: f"blocks of {size}")
 def blocks(request, monkeypatch):
     """Blocks of a head, of a sample or two, and of everything."""
-    monkeypatch.setattr(cpu_attention, "_BLOCK", request.param)
+    monkeypatch.setattr(_cpu_attention, "_BLOCK", request.param)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
@@ -79,6 +79,49 @@ def test_values_and_gradients_are_those_of_torch(blocks, name):
     torch.testing.assert_close(made, wanted, rtol=1e-12, atol=1e-13)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", [*MASKS, "causal"])
+def test_without_dropout_values_and_gradients_are_those_of_torch(blocks, name):
+    mask, causal = MASKS.get(name, MASKS["none"])(), name == "causal"
+    weights, found, expected = some(SAMPLES, HEADS, QUERIES, WIDTH, seed=9), states(), states()
+    limits = _attention_limits.of_call(*found[:2], mask, causal)
+    made = _cpu_attention.attention(*found, (0.3, 1.0), None, limits)
+    like = mask if mask is None or mask.dtype == torch.bool else mask.double().view(*[1] * (2 - mask.ndim), *mask.shape)
+    wanted = F.scaled_dot_product_attention(*expected, like, 0.0, causal, scale=0.3)
+    for one in (made, wanted):
+        (one * weights).sum().backward()
+    torch.testing.assert_close(made, wanted, rtol=1e-12, atol=1e-13)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("window", [(-1, -1), (-1, 0), (1, 1), (2, 0)])
+def test_without_dropout_sequences_of_a_row_are_those_of_torch(blocks, window, monkeypatch):
+    lengths = (3, 3, 1, 5)
+    row = _sequence_attention.Row(Sequences(lengths), torch.tensor([0, 3, 6, 7, 12]))
+    weights, found, expected = some(1, 12, HEADS, WIDTH), states(12, 12, 1), states(12, 12, 1)
+    wanted = _sequence_attention.by_length(*expected, row, 0.0, window, None)
+    monkeypatch.setattr(_cpu_attention, "faster", lambda *tensors: True)
+    made = _sequence_attention.by_length(*found, row, 0.0, window, None)
+    assert type(made.grad_fn).__name__ == "RowAttentionBackward"
+    for one in (made, wanted):
+        (one * weights).sum().backward()
+    torch.testing.assert_close(made, wanted, rtol=1e-12, atol=1e-13)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-11, atol=1e-13)
+    with torch.no_grad():
+        assert torch.equal(_sequence_attention.by_length(*found, row, 0.0, window, None), made)
+
+
+@pytest.mark.parametrize("reach", [(-1, 0), (3, 3), (1, 0)])
+def test_a_window_has_the_limits_of_its_mask(reach):
+    for length in (2, 5, 9):
+        mask, causal = _sequence_attention.limits(length, reach, torch.device("cpu"))
+        mask = torch.ones(length, length, dtype=torch.bool).tril() if causal else mask
+        found = _attention_limits.of_window(length, length, reach, torch.bfloat16)
+        assert (found is None) == (mask is None)
+        assert found is None or torch.equal(found.bias[0, 0] == 0, mask)
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -125,6 +168,21 @@ def test_gradients_in_less_precision_are_near(dtype):
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-5 if dtype == torch.float32 else 0.06)
 
 
+@pytest.mark.parametrize("name", ["none", "of keys", "of heads", "causal"])
+def test_in_bf16_without_dropout_rounding_is_that_of_torch(name):
+    mask, causal = MASKS.get(name, MASKS["none"])(), name == "causal"
+    exact, ours, theirs = ([one.detach().bfloat16().requires_grad_() for one in states()] for _ in range(3))
+    off, wide = [], [one.detach().double().requires_grad_() for one in exact]
+    limits = _attention_limits.of_call(*ours[:2], mask, causal)
+    _cpu_attention.attention(*ours, (WIDTH**-0.5, 1.0), None, limits).sum().backward()
+    F.scaled_dot_product_attention(*wide, mask, 0.0, causal).sum().backward()
+    like = mask.bfloat16() if mask is not None and mask.dtype != torch.bool else mask
+    F.scaled_dot_product_attention(*theirs, like, 0.0, causal).sum().backward()
+    for found in (ours, theirs):
+        off.append(sum(float((a.grad - b.grad).norm()) for a, b in zip(found, wide, strict=True)))
+    assert off[0] < 3 * off[1] + 1e-3
+
+
 def test_other_attention_takes_single_operations():
     keep = a_mask(*SCORES)
     bias = some(QUERIES, KEYS).requires_grad_()
@@ -136,8 +194,8 @@ def test_other_attention_takes_single_operations():
     assert made.shape == query.shape and type(made.grad_fn).__name__ != "AttentionBackward"
     there = [one.detach().to("meta") for one in states()]
     assert masked_attention.attention(*there, None, RATE, False, None, keep.to("meta")).device.type == "meta"
-    assert not cpu_attention.applies(torch.ones(3, device="meta"))
-    assert not cpu_attention.applies(torch.ones(3), torch.ones(3).bfloat16())
+    assert not _cpu_attention.applies(torch.ones(3, device="meta"))
+    assert not _cpu_attention.applies(torch.ones(3), torch.ones(3).bfloat16())
 
 
 # Dropout
@@ -146,16 +204,16 @@ def test_other_attention_takes_single_operations():
 @pytest.mark.parametrize("keep", [a_mask(3, 4), a_mask(3, 1), a_mask(4, 3).T, torch.zeros(3, 4, dtype=torch.bool)])
 def test_dropout_scales_what_is_kept_and_has_its_gradients(keep):
     values = some(3, 4).requires_grad_()
-    made = cpu_attention.Dropout.apply(values, keep, 1.5)
+    made = _cpu_attention.Dropout.apply(values, keep, 1.5)
     assert torch.equal(made, torch.where(keep, values * 1.5, 0.0))
-    assert gradcheck(lambda x: cpu_attention.Dropout.apply(x, keep, 1.5), values)
-    assert gradgradcheck(lambda x: cpu_attention.Dropout.apply(x * x, keep, 1.5), values)
+    assert gradcheck(lambda x: _cpu_attention.Dropout.apply(x, keep, 1.5), values)
+    assert gradgradcheck(lambda x: _cpu_attention.Dropout.apply(x * x, keep, 1.5), values)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_dropout_rounds_once(dtype):
     values, keep = some(200, 3, dtype=dtype).T, a_mask(3, 200)
-    made = cpu_attention.Dropout.apply(values, keep, 1 / kept(0.1))
+    made = _cpu_attention.Dropout.apply(values, keep, 1 / kept(0.1))
     assert made.dtype == dtype
     exact = (values.double() * (1 / kept(0.1)) * keep).to(dtype)
     torch.testing.assert_close(made, exact, rtol=torch.finfo(dtype).eps, atol=0)

@@ -1,21 +1,27 @@
-"""Dropout and attention with dropout on a CPU, as autograd functions of a given mask.
+"""Dropout and attention on a CPU, as autograd functions. The masks of dropout are given.
 
 Single operations of torch convert scores between precisions, multiply them by a mask of another type and keep every
-intermediate result for the backward. Here the scores of some heads are computed at a time and stay in the cache, and
-the backward keeps probabilities and the mask only. torch's fused attention takes no mask of dropout.
+intermediate result for the backward. Here the scores of some heads are computed at a time and stay in the cache. With
+dropout, the backward keeps probabilities and the mask. Without, it computes the probabilities again: it keeps no more
+than torch's fused attention, which takes no mask of dropout and twice the time in bf16.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from functools import cache
 
 import torch
 from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from launcher.tasks import _attention_limits
+from launcher.tasks._attention_limits import Limits
 from launcher.tasks._sequences import Run
 
 _BLOCK = 2**18
 """Number of scores in a block, for each thread."""
+LONGEST = 2048
+"""Tokens of the longest sequences whose attention without dropout is computed here. The scores of a head are in memory
+at once; those of torch's fused attention are not."""
 _WORDS = {
     torch.bfloat16: torch.int16,
     torch.float16: torch.int16,
@@ -24,17 +30,6 @@ _WORDS = {
 }
 """Integers of the size of each precision."""
 _Tensors = tuple[torch.Tensor, ...]
-
-
-class Limits(NamedTuple):
-    """What the queries attend to. Both have 4 axes that broadcast with the scores.
-
-    `bias`: is added to the scores, in the precision of the softmax; `seen`: whether a query attends to anything, bool,
-    with a last axis of size 1.
-    """
-
-    bias: torch.Tensor
-    seen: torch.Tensor
 
 
 class _Context(FunctionCtx):  # type: ignore[misc]
@@ -48,13 +43,77 @@ class _Context(FunctionCtx):  # type: ignore[misc]
 def applies(*tensors: torch.Tensor) -> bool:
     """Return whether the functions of this module compute the tensors: values of one precision in a CPU's memory, and
     not while torch compiles code or traces tensors without values."""
-    return not torch.compiler.is_compiling() and all(
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing()) and all(
         type(one) in (torch.Tensor, nn.Parameter)
         and one.device.type == "cpu"
         and one.dtype in _WORDS
         and one.dtype == tensors[0].dtype
         for one in tensors
     )
+
+
+def computes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Return whether `attention` computes this attention. It has no gradient for a mask."""
+    return (
+        query.ndim == key.ndim == value.ndim == 4
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.numel() > 0 < key.numel()
+        and not (mask is not None and mask.requires_grad)
+        and applies(query, key, value)
+    )
+
+
+def faster(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Return whether attention without dropout takes less time here than in torch's fused kernel, for sequences of at
+    most LONGEST tokens.
+
+    It does in bf16, on a CPU that multiplies such numbers. In fp32 and fp64 both take about as long.
+    """
+    return query.dtype == torch.bfloat16 and applies(query, key, value) and _multiplies_bf16()
+
+
+@cache
+def _multiplies_bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the query, the key and the value in the precision in which autocast multiplies matrices on a CPU."""
+    query, key, value = tensors
+    if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return query, key, value
+    precision = torch.get_autocast_dtype("cpu")
+    query, key, value = (one if one.dtype == torch.float64 else one.to(precision) for one in tensors)
+    return query, key, value
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    factors: tuple[float, float],
+    keep: torch.Tensor | None,
+    limits: Limits | None,
+) -> torch.Tensor:
+    """Return scaled dot-product attention, shape (samples, heads, tokens, width). `factors`: of the scores and of what
+    is kept; `keep`: the mask of the dropout, contiguous; None: there is none."""
+    return Attention.apply(query, key, value, factors, keep, limits)
+
+
+def row_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    factors: tuple[float, float],
+    keep: Sequence[torch.Tensor] | None,
+    window: tuple[int, int],
+    runs: list[Run],
+) -> torch.Tensor:
+    """Return the attention of each sequence of a row, shape (1, tokens, heads, width). `keep`: the mask of each run,
+    (sequences, heads, length, length); `window`: see launcher.tasks._sequence_attention."""
+    masks = [None] * len(runs) if keep is None else list(keep)
+    limits = [_attention_limits.of_window(run.length, run.length, window, query.dtype) for run in runs]
+    return RowAttention.apply(query, key, value, factors, masks, limits, runs)
 
 
 def zero_(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -79,10 +138,7 @@ class Dropout(torch.autograd.Function):  # type: ignore[misc]
 
 
 class Attention(torch.autograd.Function):  # type: ignore[misc]
-    """Scaled dot-product attention, shapes (samples, heads, tokens, width), with the mask of its dropout.
-
-    `factors`: of the scores and of what is kept.
-    """
+    """Scaled dot-product attention (see `attention`), shapes (samples, heads, tokens, width)."""
 
     @staticmethod
     def forward(
@@ -91,7 +147,7 @@ class Attention(torch.autograd.Function):  # type: ignore[misc]
         key: torch.Tensor,
         value: torch.Tensor,
         factors: tuple[float, float],
-        keep: torch.Tensor,
+        keep: torch.Tensor | None,
         limits: Limits | None,
     ) -> torch.Tensor:
         query, key, value = (query * factors[0]).contiguous(), key.contiguous(), value.contiguous()
@@ -110,10 +166,7 @@ class Attention(torch.autograd.Function):  # type: ignore[misc]
 
 
 class RowAttention(torch.autograd.Function):  # type: ignore[misc]
-    """The attention of each sequence of a row, shapes (1, heads, tokens, width). Returns (1, tokens, heads, width).
-
-    `keep`: the mask of each run, (sequences, heads, length, length); `limits`: of each run.
-    """
+    """The attention of each sequence of a row (see `row_attention`), with the mask and the limits of each run."""
 
     @staticmethod
     def forward(
@@ -122,12 +175,12 @@ class RowAttention(torch.autograd.Function):  # type: ignore[misc]
         key: torch.Tensor,
         value: torch.Tensor,
         factors: tuple[float, float],
-        keep: list[torch.Tensor],
+        keep: list[torch.Tensor | None],
         limits: list[Limits | None],
         runs: list[Run],
     ) -> torch.Tensor:
         parts = zip(*(_of_runs(one, runs) for one in (query * factors[0], key, value)), strict=True)
-        mixed, saved = list[torch.Tensor](), list[torch.Tensor]()
+        mixed, saved = list[torch.Tensor](), list[torch.Tensor | None]()
         for (ours, theirs, values), mask, limit in zip(parts, keep, limits, strict=True):
             of_run, shares = _attend(ours, theirs, values, mask, limit)
             mixed.append(of_run)
@@ -160,22 +213,23 @@ def _as_row(parts: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keep: torch.Tensor, limits: Limits | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the sums of kept values by their probabilities, and the probabilities. The tensors are contiguous."""
-    shares = query.new_empty((*query.shape[:3], key.shape[2]))
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keep: torch.Tensor | None, limits: Limits | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the sums of kept values by their probabilities, and with a mask the probabilities. The tensors are
+    contiguous."""
+    shape = (*query.shape[:3], key.shape[2])
+    shares = None if keep is None else query.new_empty(shape)
     mixed = query.new_empty((*query.shape[:3], value.shape[3]))
-    for block in _blocks(shares.shape):
-        ours, theirs, values, kept, share, made = (
-            one[block].flatten(0, 1) for one in (query, key, value, keep, shares, mixed)
-        )
+    for block in _blocks(shape):
+        ours, theirs, values, made = (one[block].flatten(0, 1) for one in (query, key, value, mixed))
         scores = torch.bmm(ours, theirs.transpose(1, 2))
-        wide = scores.to(_softmax_precision(scores.dtype))
-        if limits is not None:
-            wide.view(shares[block].shape).add_(_part(limits.bias, block))
-        share.copy_(torch.softmax(wide, -1))
-        torch.bmm(zero_(scores.copy_(share), kept), values, out=made)
-    return mixed if limits is None else zero_(mixed, limits.seen), shares
+        if keep is None or shares is None:
+            _softmax(scores, limits, block, scores)
+        else:
+            share = _softmax(scores, limits, block, shares[block].flatten(0, 1))
+            zero_(scores.copy_(share), keep[block].flatten(0, 1))
+        torch.bmm(scores, values, out=made)
+    return mixed if limits is None or limits.seen is None else zero_(mixed, limits.seen), shares
 
 
 def _gradients(
@@ -184,23 +238,45 @@ def _gradients(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    keep: torch.Tensor,
-    shares: torch.Tensor,
+    keep: torch.Tensor | None,
+    shares: torch.Tensor | None,
 ) -> _Tensors:
     """Return the gradients of the query, the key and the value of `_attend`. `gradient` is overwritten."""
-    if limits is not None:
+    if limits is not None and limits.seen is not None:
         zero_(gradient, limits.seen)
     found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    for block in _blocks(shares.shape):
-        given, ours, theirs, values, kept, share, of_query, of_key, of_value = (
-            one[block].flatten(0, 1) for one in (gradient, query, key, value, keep, shares, *found)
+    for block in _blocks((*query.shape[:3], key.shape[2])):
+        given, ours, theirs, values, of_query, of_key, of_value = (
+            one[block].flatten(0, 1) for one in (gradient, query, key, value, *found)
         )
-        torch.bmm(zero_(share.clone(), kept).transpose(1, 2), given, out=of_value)
-        of_shares = zero_(torch.bmm(given, values.transpose(1, 2)), kept)
+        of_shares = torch.bmm(given, values.transpose(1, 2))
+        if keep is None or shares is None:
+            scores = torch.bmm(ours, theirs.transpose(1, 2))
+            used = share = _softmax(scores, limits, block, scores)
+        else:
+            kept, share = keep[block].flatten(0, 1), shares[block].flatten(0, 1)
+            used, of_shares = zero_(share.clone(), kept), zero_(of_shares, kept)
+        torch.bmm(used.transpose(1, 2), given, out=of_value)
         of_scores = torch._softmax_backward_data(of_shares, share, -1, share.dtype)
         torch.bmm(of_scores, theirs, out=of_query)
         torch.bmm(of_scores.transpose(1, 2), ours, out=of_key)
     return found
+
+
+def _softmax(
+    scores: torch.Tensor, limits: Limits | None, block: tuple[slice, slice], out: torch.Tensor
+) -> torch.Tensor:
+    """Write the probabilities of a block of scores to `out`, which may be the scores, and return it. The scores are
+    overwritten. torch computes the softmax of half precision in fp32."""
+    if limits is None:
+        return torch.softmax(scores, -1, out=out)
+    bias = _part(limits.bias, block)
+    wide = scores.to(bias.dtype)
+    heads = len(wide) // bias.shape[0] if bias.shape[1] == 1 else bias.shape[1]
+    wide.unflatten(0, (-1, heads)).add_(bias)
+    if wide is scores:
+        return torch.softmax(scores, -1, out=out)
+    return out.copy_(torch.softmax(wide, -1))
 
 
 def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
@@ -216,34 +292,3 @@ def _part(bias: torch.Tensor, block: tuple[slice, slice]) -> torch.Tensor:
     """Return the part of a bias for a block. An axis of size 1 is broadcast."""
     samples, heads = (part if size > 1 else slice(None) for part, size in zip(block, bias.shape, strict=False))
     return bias[samples, heads]
-
-
-def limits(mask: torch.Tensor, precision: torch.dtype) -> Limits:
-    """Return the limits that an attention mask sets to scores of a precision. `mask`: bool, or numbers that are added;
-    it broadcasts with the scores."""
-    mask = _narrow(mask.view(*[1] * (4 - mask.ndim), *mask.shape) if mask.ndim < 4 else mask)
-    wide = _softmax_precision(precision)
-    if mask.dtype == torch.bool:
-        there = mask.view(torch.int8)
-        bias = (there - 1).to(wide).mul_(torch.finfo(wide).max)
-        return Limits(bias, there.amax(-1, keepdim=True).bool())
-    seen = mask.amax(-1, keepdim=True) > torch.finfo(precision).min
-    return Limits(mask.to(wide).clamp(min=torch.finfo(wide).min), seen)
-
-
-def causal_limits(queries: int, keys: int, precision: torch.dtype) -> Limits:
-    """Return the limits of attention to positions up to the query's own."""
-    wide = _softmax_precision(precision)
-    bias = torch.full((1, 1, queries, keys), torch.finfo(wide).min, dtype=wide).triu_(1)
-    return Limits(bias, torch.ones((1, 1, 1, 1), dtype=torch.bool))
-
-
-def _narrow(mask: torch.Tensor) -> torch.Tensor:
-    """Return a mask with a size of 1 for each axis along which it was expanded."""
-    for axis in range(mask.ndim):
-        mask = mask.narrow(axis, 0, 1) if mask.stride(axis) == 0 and mask.shape[axis] > 1 else mask
-    return mask
-
-
-def _softmax_precision(precision: torch.dtype) -> torch.dtype:
-    return torch.float64 if precision == torch.float64 else torch.float32
