@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from launcher.config import paths, plugins, strict_json, waiting_imports
+from launcher.config import paths, plugins, strict_json
 from launcher.config.atomic_files import flush_tree, write
 from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Fraction, Recipe
@@ -69,7 +69,6 @@ class Preparation:
         """Fill the folder. Raises UserError for mistakes in the data."""
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are parallel
-        waiting_imports.install()
         self.prepare()
 
     def prepare(self) -> None:

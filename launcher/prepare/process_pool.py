@@ -15,7 +15,6 @@ from typing import Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from launcher.config import waiting_imports
 from launcher.config.errors import UserError
 from launcher.distributed import signals
 from launcher.plan import topology, writable_folders
@@ -95,7 +94,6 @@ def _begin(started_by: int) -> None:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)
-    waiting_imports.install()
 
 
 @contextmanager
