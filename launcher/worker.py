@@ -13,11 +13,10 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from launcher.config import deferred_imports, env_vars
+from launcher.config import env_vars
 
 if __name__ == "__main__":
     env_vars.set_rank_defaults(os.environ)  # before torch is imported, which reads some of them at once
-    deferred_imports.install()
 
 from launcher.config import load, paths, trust
 from launcher.config.errors import UserError

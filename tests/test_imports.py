@@ -93,18 +93,13 @@ def called(source: str) -> Iterator[tuple[str, list[ast.expr]]]:
 
 
 def test_modules_are_loaded_by_name_in_one_place():
-    """The others are the starter, which runs torchrun or accelerate in its own process, and the deferred imports of
-    libraries, which load no module of the launcher."""
+    """The other is the starter, which runs torchrun or accelerate in its own process."""
     found = {
         name: loads
         for name, file in modules().items()
         if (loads := {call for call, _ in called(file.read_text(encoding="utf-8"))} & BY_NAME)
     }
-    assert found == {
-        "launcher.config.deferred_imports": {"import_module"},
-        "launcher.config.kinds": {"import_module"},
-        "launcher.launch.starter": {"run_module"},
-    }
+    assert found == {"launcher.config.kinds": {"import_module"}, "launcher.launch.starter": {"run_module"}}
 
 
 def test_what_is_loaded_by_name_is_of_a_plugin_folder():

@@ -6,7 +6,6 @@ For the ranks' side see launcher.distributed.stop_requests.
 
 import signal
 
-from launcher.config import deferred_imports
 from launcher.distributed.signals import SIGNALS, signal_on_parent_death
 from launcher.launch import numa_binding
 
@@ -16,7 +15,6 @@ def _leave_to_ranks(number: int, frame: object) -> None:
     ranks would inherit it."""
 
 
-deferred_imports.install()
 numa_binding.silence()
 signal_on_parent_death(signal.SIGKILL)
 for _number in SIGNALS:

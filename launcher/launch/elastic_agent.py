@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from launcher.launch.rank_entry import RankReport
 
 IMPORTS = [
-    "launcher.launch._fork_server", "torch.distributed", "launcher.worker", "launcher.launch.rank_jobs",
+    "launcher.launch._fork_server", "torch.distributed", "torch._dynamo", "launcher.worker",
+    "launcher.launch.rank_jobs",
 ]  # fmt: skip
-"""Modules that every rank imports, the one that defers what no rank needs first."""
+"""Modules that every rank imports. torch's optimisers import dynamo at their first step."""
 _SECONDS_TO_LEAVE = 10
 """Seconds for the other ranks to end after one has failed; then they are killed."""
 _STALL_SECONDS = 10.0

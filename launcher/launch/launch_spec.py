@@ -16,8 +16,7 @@ Via = Literal["elastic", "torchrun", "accelerate"]
 
 def imports(recipe: Recipe) -> tuple[str, ...]:
     """Return the modules that the recipe's ranks import, in addition to those of every rank."""
-    compiler = ("torch._dynamo.config",) if recipe.train.compile else ()
-    return (*compiler, *plugins.model(recipe.model).imports)
+    return plugins.model(recipe.model).imports
 
 
 def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
@@ -50,15 +49,15 @@ def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int, split: s
     )  # fmt: skip
 
 
+def tune(plan: Plan, env: Mapping[str, str]) -> Launch:
+    """Return the launch of ranks that measure settings of the recipe (see launcher.tuning)."""
+    return Launch(Path(plan.folder), plan.ranks, plan.device, plan.threads or 1, job="tune", env=dict(env))
+
+
 def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
     """Return the launch of ranks that measure some steps."""
     folder, threads = Path(plan.folder), plan.threads or 1
     return Launch(folder, plan.ranks, plan.device, threads, job="measure", steps=steps, env=dict(env))
-
-
-def tune(plan: Plan, env: Mapping[str, str]) -> Launch:
-    """Return the launch of ranks that measure settings of the recipe (see launcher.tuning)."""
-    return Launch(Path(plan.folder), plan.ranks, plan.device, plan.threads or 1, job="tune", env=dict(env))
 
 
 def _argv(plan: Plan, via: Via) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,18 @@ class PreparedSamples:
 
     def lengths(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of tokens of these samples, shape (len(ids),)."""
-        lengths: NDArray[np.int64] = _numpy(self._take(ids, ["length"])["length"].combine_chunks()).astype(np.int64)
+        wanted, places, rows = self._find(ids)
+        lengths = np.empty(len(wanted), dtype=np.int64)
+        by_batch = np.argsort(places, kind="stable")
+        begins = np.flatnonzero(np.diff(places[by_batch], prepend=-1))
+        for of_batch in np.split(by_batch, begins[1:]) if len(wanted) else []:
+            lengths[of_batch] = self._lengths[places[of_batch[0]]][rows[of_batch]]
         return lengths
+
+    @cached_property
+    def _lengths(self) -> list[NDArray[Any]]:
+        """The lengths of each batch, in the memory of the file."""
+        return [_numpy(batch.column("length")) for batch in self._batches]
 
     def table(self, start: int, stop: int) -> pa.Table:
         """Return the samples [start, stop)."""
@@ -46,19 +57,20 @@ class PreparedSamples:
         """Return these samples, in this order, with lists as numpy arrays."""
         if not len(ids):
             return []
-        table = self._take(ids, self._table.column_names)
+        _, places, rows = self._find(ids)
+        taken = [self._batches[place].slice(row, 1) for place, row in zip(places.tolist(), rows.tolist(), strict=True)]
+        table = pa.Table.from_batches(taken, self._table.schema)
         columns = {name: _values(table[name].combine_chunks()) for name in table.column_names}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
-    def _take(self, ids: Sequence[int] | NDArray[np.int64], columns: list[str]) -> pa.Table:
-        """Return some columns of these samples, in this order. Raises IndexError for a number that no sample has."""
+    def _find(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Return the numbers of these samples as an array, the batches that have them, and their rows in these. Raises
+        IndexError for a number that no sample has."""
         wanted = np.asarray(ids, dtype=np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"samples {wanted.min()} to {wanted.max()} of {len(self)}")
         places = np.searchsorted(self._starts, wanted, side="right") - 1
-        rows = wanted - self._starts[places]
-        found = [self._batches[place].slice(row, 1) for place, row in zip(places.tolist(), rows.tolist(), strict=True)]
-        return pa.Table.from_batches(found, self._table.schema).select(columns)
+        return wanted, places, wanted - self._starts[places]
 
 
 def _values(column: pa.Array) -> Sequence[object]:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils import deterministic
 
-from launcher.config import deferred_imports
-
 if TYPE_CHECKING:
     from launcher.config.training import Train
 
@@ -31,9 +29,7 @@ _FIRST_WITH_TF32 = 8
 
 
 def apply(train: "Train") -> None:
-    """Set the kernels for the `train` of a recipe, and import the compiler if it compiles."""
-    if train.compile:
-        deferred_imports.load("torch._dynamo")  # before anything is built that it has to know of
+    """Set the kernels for the `train` of a recipe."""
     _set_tf32(train.precision == "tf32")
     _set_deterministic(train.deterministic)
 
