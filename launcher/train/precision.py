@@ -7,6 +7,7 @@ and fp16. TF32 is a setting of kernels (`launcher.train.kernel_settings`).
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -34,11 +35,23 @@ def casts_kept(precision: str, device: torch.device) -> Iterator[contextlib.Abst
     """Let every `autocast` inside use the same half-precision copies of the parameters, which torch makes at their
     first use. Yields the context for each backward, which autocast must not change. Parameters must not change inside.
     """
-    if precision not in COMPUTED:
+    if precision not in COMPUTED or not _copies_have_gradients(device.type, COMPUTED[precision]):
         yield contextlib.nullcontext()
         return
     with autocast(precision, device):  # torch discards the copies when the outermost context ends
         yield torch.autocast(device.type, enabled=False)
+
+
+@cache
+def _copies_have_gradients(kind: str, dtype: torch.dtype) -> bool:
+    """Return whether a copy that autocast makes where gradients are off is left alone where they are on. If it is not,
+    the recomputation of a checkpointed layer finds the copy of its forward, and its parameters get no gradient."""
+    weight = torch.ones((1, 1), device=kind, requires_grad=True)
+    inputs = torch.ones((1, 1), device=kind)
+    with torch.autocast(kind, dtype=dtype):
+        with torch.no_grad():
+            torch.nn.functional.linear(inputs, weight)
+        return bool(torch.nn.functional.linear(inputs, weight).requires_grad)
 
 
 def exact_first(precision: str) -> tuple[str, ...]:

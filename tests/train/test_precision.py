@@ -1,8 +1,10 @@
 import torch
+import torch.utils.checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from launcher.train import precision
 from launcher.train.precision import LossScale, autocast, casts_kept
 
 LARGEST, GROW_AFTER = 2.0**24, 2000
@@ -99,3 +101,21 @@ def test_a_weight_is_cast_once_for_all_micro_batches_and_the_gradient_keeps_ever
     assert (casts, fewer) == (3, 1)
     assert products == same  # the backward of an fp32 product stays in fp32
     assert torch.equal(plain, once)
+
+
+def test_a_layer_that_is_recomputed_has_its_gradients_with_kept_casts():
+    """A reentrant checkpoint runs its forward without gradients, whose casts must not be used by the recomputation."""
+    layer, inputs = torch.nn.Linear(3, 5), torch.randn(4, 3, requires_grad=True)
+    cpu = torch.device("cpu")
+    with casts_kept("bf16", cpu) as backward:
+        for _ in range(2):
+            with autocast("bf16", cpu):
+                loss = torch.utils.checkpoint.checkpoint(layer, inputs, use_reentrant=True).float().sum()
+            with backward:
+                loss.backward()
+    assert torch.allclose(layer.bias.grad, torch.full((5,), 8.0))
+
+
+def test_casts_are_not_kept_where_torch_uses_copies_without_a_gradient(monkeypatch):
+    monkeypatch.setattr(precision, "_copies_have_gradients", lambda kind, dtype: False)
+    assert accumulated(kept=True)[1] == 3
