@@ -133,3 +133,20 @@ def test_what_is_remembered_of_a_package_goes_when_a_file_changes(package):
 def test_a_docstring_with_half_a_character_is_left_out(package):
     (package / "half.py").write_text(f'"""{LONG}: half \\ud83d."""\n', encoding="utf-8")
     assert not [row for row in read("unimportable") if "half" in row["text"]]
+
+
+@pytest.mark.parametrize("name", ["numpy", "pydantic", "pytest"])
+def test_a_package_is_of_the_distributions_that_python_names(name):
+    found = sorted(one.name for one in python_docs._distributions()[name])
+    assert found == sorted(metadata.packages_distributions()[name])
+
+
+def test_a_distribution_without_a_list_of_its_modules_is_found_by_its_files(tmp_path, monkeypatch):
+    info = tmp_path / "of_files-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: of-files\nVersion: 1\n")
+    (info / "RECORD").write_text("in_a_folder/__init__.py,,\nalone.py,sha256=x,9\ndata/table.csv,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = python_docs._distributions()
+    assert [one.name for one in found["in_a_folder"] + found["alone"]] == ["of-files", "of-files"]
+    assert "data" not in found
