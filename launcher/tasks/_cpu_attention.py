@@ -1,4 +1,4 @@
-"""Dropout and attention on a CPU, as autograd functions. The masks of dropout are given.
+"""Attention on a CPU, as autograd functions. The masks of its dropout are given.
 
 Single operations of torch convert scores between precisions, multiply them by a mask of another type and keep every
 intermediate result for the backward. Here the scores of some heads are computed at a time and stay in the cache. With
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import torch
-from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from launcher.tasks import _attention_limits
 from launcher.tasks._attention_limits import Limits
+from launcher.tasks._cpu_dropout import applies, zero_
 from launcher.tasks._sequences import Run
 
 _BLOCK = 2**18
@@ -22,13 +22,6 @@ _BLOCK = 2**18
 LONGEST = 2048
 """Tokens of the longest sequences whose attention without dropout is computed here. The scores of a head are in memory
 at once; those of torch's fused attention are not."""
-_WORDS = {
-    torch.bfloat16: torch.int16,
-    torch.float16: torch.int16,
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-}
-"""Integers of the size of each precision."""
 _Tensors = tuple[torch.Tensor, ...]
 
 
@@ -38,18 +31,6 @@ class _Context(FunctionCtx):  # type: ignore[misc]
     factors: tuple[float, float]
     limits: list[Limits | None]
     runs: list[Run]
-
-
-def applies(*tensors: torch.Tensor) -> bool:
-    """Return whether the functions of this module compute the tensors: values of one precision in a CPU's memory, and
-    not while torch compiles code or traces tensors without values."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing()) and all(
-        type(one) in (torch.Tensor, nn.Parameter)
-        and one.device.type == "cpu"
-        and one.dtype in _WORDS
-        and one.dtype == tensors[0].dtype
-        for one in tensors
-    )
 
 
 def computes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> bool:
@@ -116,27 +97,6 @@ def row_attention(
     return RowAttention.apply(query, key, value, factors, masks, limits, runs)
 
 
-def zero_(values: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """Set the values outside of a bool mask, which is broadcast, to zero in place. The bits are multiplied as integers,
-    which takes a tenth of the time of an operation of floats and booleans."""
-    values.view(_WORDS[values.dtype]).mul_(keep.view(torch.int8))
-    return values
-
-
-class Dropout(torch.autograd.Function):  # type: ignore[misc]
-    """Values times `scale` where a mask, which is broadcast, keeps them; else 0."""
-
-    @staticmethod
-    def forward(ctx: _Context, values: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.save_for_backward(keep)
-        ctx.scale = scale
-        return zero_(values * scale, keep)
-
-    @staticmethod
-    def backward(ctx: _Context, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return Dropout.apply(gradient, *ctx.saved_tensors, ctx.scale), None, None
-
-
 class Attention(torch.autograd.Function):  # type: ignore[misc]
     """Scaled dot-product attention (see `attention`), shapes (samples, heads, tokens, width)."""
 
@@ -153,7 +113,7 @@ class Attention(torch.autograd.Function):  # type: ignore[misc]
         query, key, value = (query * factors[0]).contiguous(), key.contiguous(), value.contiguous()
         mixed, shares = _attend(query, key, value, keep, limits)
         ctx.save_for_backward(query, key, value, keep, shares)
-        ctx.factors, ctx.limits = factors, [limits]
+        ctx.factors, ctx.limits = factors, [_of_backward(limits, keep)]
         return mixed.mul_(factors[1])
 
     @staticmethod
@@ -186,7 +146,8 @@ class RowAttention(torch.autograd.Function):  # type: ignore[misc]
             mixed.append(of_run)
             saved += ours, theirs, values, mask, shares
         ctx.save_for_backward(*saved)
-        ctx.factors, ctx.limits, ctx.runs = factors, limits, runs
+        ctx.factors, ctx.runs = factors, runs
+        ctx.limits = [_of_backward(*of_run) for of_run in zip(limits, keep, strict=True)]
         return _as_row(mixed).mul_(factors[1])
 
     @staticmethod
@@ -261,6 +222,11 @@ def _gradients(
         torch.bmm(of_scores, theirs, out=of_query)
         torch.bmm(of_scores.transpose(1, 2), ours, out=of_key)
     return found
+
+
+def _of_backward(limits: Limits | None, keep: torch.Tensor | None) -> Limits | None:
+    """Return the part of the limits that a backward reads: with a mask of dropout it computes no scores."""
+    return limits if limits is None or keep is None else limits._replace(bias=torch.empty(0))
 
 
 def _softmax(

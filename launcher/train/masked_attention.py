@@ -5,7 +5,7 @@ import math
 import torch
 
 from launcher.contract.dropout import kept
-from launcher.tasks import _attention_limits, _cpu_attention, _sequence_attention
+from launcher.tasks import _attention_limits, _cpu_attention, _cpu_dropout, _sequence_attention
 
 
 def attention(
@@ -55,7 +55,7 @@ def in_row(
     """Return the attention of each sequence of a row (see launcher.tasks._sequence_attention.by_length). `masks`: of
     the dropout of each run."""
     cast = _cpu_attention.autocast(query, key, value)
-    if _cpu_attention.applies(*cast):
+    if _cpu_dropout.applies(*cast):
         factors = _scale(query, scale), 1 / kept(dropout)
         return _cpu_attention.row_attention(*cast, factors, masks, window, row.sequences.runs)
 

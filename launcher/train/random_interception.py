@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from launcher.contract.dropout import kept
-from launcher.tasks import _cpu_attention, _sequence_attention
+from launcher.tasks import _cpu_dropout, _sequence_attention
 from launcher.tasks._sequences import Sequences
 from launcher.train import masked_attention
 
@@ -171,8 +171,8 @@ def _dropped(
     keep_mask = draws.keep(shape, rate, input.device)
     if inplace:
         return input.mul_(keep_mask).mul_(1 / kept(rate))
-    if _cpu_attention.applies(input):
-        return _cpu_attention.Dropout.apply(input, keep_mask, 1 / kept(rate))
+    if _cpu_dropout.applies(input):
+        return _cpu_dropout.Dropout.apply(input, keep_mask, 1 / kept(rate))
     return input * keep_mask * (1 / kept(rate))
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from launcher.contract.dropout import kept
-from launcher.tasks import _attention_limits, _cpu_attention, _sequence_attention
+from launcher.tasks import _attention_limits, _cpu_attention, _cpu_dropout, _sequence_attention
 from launcher.tasks._sequences import Sequences
 from launcher.train import masked_attention
 
@@ -194,8 +194,8 @@ def test_other_attention_takes_single_operations():
     assert made.shape == query.shape and type(made.grad_fn).__name__ != "AttentionBackward"
     there = [one.detach().to("meta") for one in states()]
     assert masked_attention.attention(*there, None, RATE, False, None, keep.to("meta")).device.type == "meta"
-    assert not _cpu_attention.applies(torch.ones(3, device="meta"))
-    assert not _cpu_attention.applies(torch.ones(3), torch.ones(3).bfloat16())
+    assert not _cpu_dropout.applies(torch.ones(3, device="meta"))
+    assert not _cpu_dropout.applies(torch.ones(3), torch.ones(3).bfloat16())
 
 
 # Dropout
@@ -204,17 +204,30 @@ def test_other_attention_takes_single_operations():
 @pytest.mark.parametrize("keep", [a_mask(3, 4), a_mask(3, 1), a_mask(4, 3).T, torch.zeros(3, 4, dtype=torch.bool)])
 def test_dropout_scales_what_is_kept_and_has_its_gradients(keep):
     values = some(3, 4).requires_grad_()
-    made = _cpu_attention.Dropout.apply(values, keep, 1.5)
+    made = _cpu_dropout.Dropout.apply(values, keep, 1.5)
     assert torch.equal(made, torch.where(keep, values * 1.5, 0.0))
-    assert gradcheck(lambda x: _cpu_attention.Dropout.apply(x, keep, 1.5), values)
-    assert gradgradcheck(lambda x: _cpu_attention.Dropout.apply(x * x, keep, 1.5), values)
+    assert gradcheck(lambda x: _cpu_dropout.Dropout.apply(x, keep, 1.5), values)
+    assert gradgradcheck(lambda x: _cpu_dropout.Dropout.apply(x * x, keep, 1.5), values)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_dropout_rounds_once(dtype):
     values, keep = some(200, 3, dtype=dtype).T, a_mask(3, 200)
-    made = _cpu_attention.Dropout.apply(values, keep, 1 / kept(0.1))
+    made = _cpu_dropout.Dropout.apply(values, keep, 1 / kept(0.1))
     assert made.dtype == dtype
     exact = (values.double() * (1 / kept(0.1)) * keep).to(dtype)
     torch.testing.assert_close(made, exact, rtol=torch.finfo(dtype).eps, atol=0)
     assert F.mse_loss(made.double(), exact.double()) < 1e-12
+
+
+def test_transforms_of_functions_take_the_operations_of_torch():
+    """An autograd function without a rule for vmap cannot be vectorised."""
+    seen = []
+
+    def looked_at(one):
+        seen.append(_cpu_dropout.applies(one))
+        return one * 2
+
+    torch.func.vmap(looked_at)(torch.ones(3, 2))
+    assert seen == [False]
+    assert _cpu_dropout.applies(torch.ones(3, 2))
