@@ -43,7 +43,9 @@ def _work(options: argparse.Namespace, ranks: int) -> Work:
     training = argparse.Namespace(
         model=options.model, ranks=ranks, threads=1, turn=1, precision=options.precision, keys=""
     )
-    return replace(mlm.work(training), dropout=0.0, dry_steps=1, ceiling_seconds=0.0)
+    work = mlm.work(training)
+    title = f"{work.title.rpartition(', dropout')[0]}, no dropout"
+    return replace(work, title=title, dropout=0.0, dry_steps=1, ceiling_seconds=0.0)
 
 
 def _compared(work: Work, folder: Path, pairs: int) -> Comparison:
