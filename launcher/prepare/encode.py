@@ -8,7 +8,7 @@ faster than encoding every text. Without this guarantee, texts are encoded whole
 import json
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -174,16 +174,16 @@ class Encoder:
     def _encode_pieces(self, words: list[str]) -> tuple[TokenArrays, NDArray[np.int64]]:
         """Encode pieces. Returns encoded pieces, and the index of each word among them. The first pieces stay in the
         cache, since they are the frequent ones of natural text. If most words are new, a full cache is emptied."""
-        new = [word for word in words if word not in self._known]
-        if self._full() and len(new) > len(words) / 2:
+        found = np.fromiter(map(self._known.get, words, repeat(-1)), dtype=np.int64, count=len(words))
+        missing = np.flatnonzero(found < 0)
+        if self._full() and len(missing) > len(words) / 2:
             self._forget()
-            new = words
+            missing = np.arange(len(words))
+        new = [words[number] for number in missing]
         pieces = concatenate(self._pieces, self._encode_new(new)) if new else self._pieces
-        known, added = self._known, dict(zip(new, range(len(self._known), len(pieces)), strict=True))
-        numbers = (known[word] if word in known else added[word] for word in words)
-        found = np.fromiter(numbers, dtype=np.int64, count=len(words))
+        found[missing] = len(self._known) + np.arange(len(new))
         if not self._full():
-            known.update(added)
+            self._known.update(zip(new, found[missing].tolist(), strict=True))
             self._pieces = pieces
             self._characters += sum(map(len, new))
         return pieces, found

@@ -21,12 +21,15 @@ _MARK = (_BYTE > 32) & (_BYTE < 127) & ~_DIGIT & ~_LETTER
 
 @dataclass(frozen=True)
 class Rule:
-    """Pairs of neighbouring bytes at which a text may be split. `space`: before the first byte; `between`: between the
-    bytes; tables of shape (256, 256). `blank`: whether whitespace only separates words, and is removed from pieces.
-    `joins`: whether letters and digits without whitespace are always one word."""
+    """Pairs of neighbouring bytes at which a text may be split: those whose entries in the tables have a bit in common.
 
-    space: NDArray[np.bool_]
-    between: NDArray[np.bool_]
+    `left`, `right`: tables for the first and the second byte, 256 entries each. Bit 0: a split before the first byte;
+    other bits: between the bytes. `blank`: whether whitespace only separates words, and is removed from pieces.
+    `joins`: whether letters and digits without whitespace are always one word.
+    """
+
+    left: bytes
+    right: bytes
     blank: bool
     joins: bool
 
@@ -37,10 +40,12 @@ class Rule:
         offsets = offsets - offsets[0]
         here = np.zeros(len(data) + 1, dtype=np.bool_)
         if len(data) > 1:
-            pair = (data[:-1].astype(np.uint16) << 8) | data[1:]
-            here[:-2] = self.space.ravel()[pair]
+            text = data.tobytes()  # bytes.translate is faster than indexing a table of pairs
+            left, right = (np.frombuffer(text.translate(table), dtype=np.uint8) for table in (self.left, self.right))
+            common = left[:-1] & right[1:]
+            here[:-2] = common & 1
             here[offsets[1:] - 1] = False  # the next byte belongs to another text
-            here[1:-1] |= self.between.ravel()[pair]
+            here[1:-1] |= common > 1
         here[offsets] = True  # an empty text has no piece: it begins where the next one does
         cuts = np.flatnonzero(here)
         buffers = pa.py_buffer(cuts.astype(np.int64)), pa.py_buffer(data)
@@ -61,18 +66,23 @@ def of(spec: JsonObject) -> Rule | None:
     kinds = [splitter["type"] for splitter in splitters]
     if kinds and kinds[0] in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit"):
         joins = len(kinds) == 1 and not any(set(token["content"]) & set(" \t\r\n") for token in spec["added_tokens"])
-        between = ((_MARK[:, None] & _ASCII) | (_ASCII[:, None] & _MARK)) & (kinds == ["BertPreTokenizer"])
+        between = [(_MARK, _ASCII), (_ASCII, _MARK)] if kinds == ["BertPreTokenizer"] else []
         if any(part["type"] == "BertNormalizer" and part["handle_chinese_chars"] for part in parts(spec["normalizer"])):
-            between = between | _IDEOGRAPH
-        return Rule(_BLANK[:, None] & ~_BLANK, between, blank=True, joins=joins)
+            between.append((_BYTE >= 0, _IDEOGRAPH))
+        return Rule(*_tables((_BLANK, ~_BLANK), *between), blank=True, joins=joins)
     if kinds == ["ByteLevel"] and splitters[0].get("use_regex", True) and spec["model"]["type"] == "BPE":
-        return Rule(
-            _SPACE[:, None] & (_LETTER | _MARK | _DIGIT),
-            _LETTER[:, None] & (_MARK & ~_APOSTROPHE),
-            blank=False,
-            joins=False,
-        )
+        tables = _tables((_SPACE, _LETTER | _MARK | _DIGIT), (_LETTER, _MARK & ~_APOSTROPHE))
+        return Rule(*tables, blank=False, joins=False)
     return None
+
+
+def _tables(*pairs: tuple[NDArray[np.bool_], NDArray[np.bool_]]) -> tuple[bytes, bytes]:
+    """Return the tables of a rule. `pairs`: for each bit, the first and the second bytes, shape (256,) each."""
+    left, right = np.zeros((2, 256), dtype=np.uint8)
+    for bit, (first, second) in enumerate(pairs):
+        left |= first.astype(np.uint8) << bit
+        right |= second.astype(np.uint8) << bit
+    return left.tobytes(), right.tobytes()
 
 
 def parts(component: JsonObject | None) -> list[JsonObject]:
