@@ -109,19 +109,19 @@ class _SummedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
                     scores.scatter_(1, rows[:, None], scores.gather(1, rows[:, None]) - 1)
                     logits[part] = scores if gradients.unit == 1.0 else scores.mul_(gradients.unit)
                 gradients.add(block, logits)
-        ctx.gradients, ctx.types = gradients, (inputs.dtype, weight.dtype)
+        ctx.found, ctx.unit = (gradients.inputs, gradients.weight, gradients.bias), gradients.unit
+        ctx.types = inputs.dtype, weight.dtype, weight.dtype
         return (losses * layer.counted).sum()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gradients, (of_inputs, of_weight) = ctx.gradients, ctx.types
-        del ctx.gradients
-        factor = gradient / gradients.unit
-        found = (gradients.inputs, gradients.weight, gradients.bias)
+        found, ctx.found = ctx.found, None
+        if found is None:
+            raise RuntimeError("The gradients of a loss in blocks are for one backward: compute the loss again.")
+        factor = gradient / ctx.unit
         scaled = [None if one is None else one.mul_(factor) for one in found]
-        types = (of_inputs, of_weight, of_weight)
-        return *(one if one is None else one.to(kind) for one, kind in zip(scaled, types, strict=True)), None
+        return *(one if one is None else one.to(kind) for one, kind in zip(scaled, ctx.types, strict=True)), None
 
 
 class _Gradients:
@@ -135,9 +135,10 @@ class _Gradients:
         self._counted = layer.inputs * layer.counted[:, None].to(layer.inputs.dtype)
         full = {"dtype": layer.counted.dtype, "device": layer.inputs.device}
         self.unit = _FP16_UNIT if layer.inputs.dtype == torch.float16 else 1.0
-        self.inputs = torch.empty(layer.inputs.shape, **full) if of_inputs else None
-        self.weight = torch.empty(layer.weight.shape, **full) if of_weight else None
-        self.bias = torch.empty(len(layer.weight), **full) if of_bias else None
+        made = torch.empty if len(layer.inputs) else torch.zeros  # without rows there is no block to write them
+        self.inputs = made(layer.inputs.shape, **full) if of_inputs else None
+        self.weight = made(layer.weight.shape, **full) if of_weight else None
+        self.bias = made(len(layer.weight), **full) if of_bias else None
 
     def add(self, rows: slice, logits: torch.Tensor) -> None:
         """Add the part of a block. logits: its gradient by the logits, times `unit`, in the type of the products."""

@@ -1,5 +1,7 @@
 """Loss and gradients of a linear layer in blocks of rows: those of the whole logits, in every precision."""
 
+import weakref
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
@@ -101,6 +103,52 @@ def test_rows_without_a_label_count_nothing():
     loss = blocked(leaves, torch.full_like(labels, IGNORE))
     assert float(loss.detach()) == 0.0
     assert not any(one.any() for one in torch.autograd.grad(loss, leaves))
+
+
+def test_no_rows_have_gradients_of_zero():
+    """Deterministic algorithms fill memory that is not initialised with NaN."""
+    (inputs, weight, bias), labels = layer_of()
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        loss = blocked([inputs[:0], weight, bias], labels[:0])
+        found = torch.autograd.grad(loss, (inputs, weight, bias))
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert float(loss.detach()) == 0.0
+    assert [one.count_nonzero().item() for one in found] == [0, 0, 0]
+
+
+def test_between_forward_and_backward_only_the_gradients_are_held():
+    """The copies in half precision are freed: the weight's one is as large as half its gradient."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Made(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.made = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                self.made.append(weakref.ref(result.untyped_storage()))
+            return result
+
+    leaves, labels = layer_of(torch.float32)
+    with Made() as mode, torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = blocked(leaves, labels)
+    alive = {one.data_ptr(): one.nbytes() for one in (made() for made in mode.made) if one is not None}
+    own = [leaf.untyped_storage().data_ptr() for leaf in leaves]
+    held = sorted(size for place, size in alive.items() if place not in own and size > loss.nbytes)
+    assert held == sorted(leaf.nbytes for leaf in leaves)
+
+
+def test_a_second_backward_is_refused_with_a_sentence():
+    leaves, labels = layer_of()
+    loss = blocked(leaves, labels)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="for one backward: compute the loss again"):
+        loss.backward()
 
 
 def test_only_the_gradients_that_are_needed_are_computed(sizes):
