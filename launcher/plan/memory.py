@@ -69,7 +69,7 @@ def parts(recipe: Recipe, shape: Architecture, facts: Facts, ranks: int, samples
         "gradients": round(share.gradients * trained * size),
         "optimizer": round(share.optimizer * moments * size),
         "activations": activations(recipe, shape, samples, facts.longest, device)
-        + outputs(recipe, facts, samples, device),
+        + outputs(recipe, shape, facts, samples, device),
         "buffers": round((share.gathered + tied) * width + share.flat),
     }
     if device == "cuda":
@@ -131,11 +131,12 @@ def of_token(recipe: Recipe, shape: Architecture, longest: int, device: str) -> 
     return 42 * shape.hidden + longest * (of_map * shape.heads if written_out else width)
 
 
-def outputs(recipe: Recipe, facts: Facts, samples: int, device: str) -> int:
+def outputs(recipe: Recipe, shape: Architecture, facts: Facts, samples: int, device: str) -> int:
     """Return the bytes of the head's outputs: as computed, in full precision, their logarithms, and their gradient.
 
-    A loss that is computed in blocks needs those of one block, and a part of it in full precision. A model whose head
-    does not allow this needs more.
+    A loss that is computed in blocks needs those of one block, and a part of it in full precision. It also needs the
+    gradient of the head's weight, which lives from the forward to the backward, and in the forward a copy of the weight
+    in half precision. A model whose head does not allow this needs more.
     """
     task = plugins.task(recipe.task)(recipe.task, facts)
     width, full = _ACTIVATION[recipe.train.precision], max(4, _WIDTH[recipe.train.precision])
@@ -145,7 +146,9 @@ def outputs(recipe: Recipe, facts: Facts, samples: int, device: str) -> int:
     classes = facts.vocab_size
     block = min(values, classes * logit_blocks.rows_of_block(classes, width, device))
     part = min(block, classes * logit_blocks.rows_of_part(classes, full, device))
-    return int(block * width + part * full)
+    weight = min(classes * shape.hidden, shape.largest_parameter)  # the head may have a smaller width, as in ALBERT
+    held = full + (width if recipe.train.precision in _HALF else 0)
+    return int(block * width + part * full + weight * held)
 
 
 def checkpoint(recipe: Recipe, shape: Architecture) -> int:

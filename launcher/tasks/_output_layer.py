@@ -1,7 +1,8 @@
 """Replacement of the last linear layer of a language model by one that returns losses instead of logits.
 
-The layer is found by a run of the model. The replacement runs inside the model's own forward. So a strategy may gather
-its weight, and a weight that is tied gets the gradients of both uses, as before.
+The layer is found by a run of the model, and tested without dropout and in training. The replacement runs inside the
+model's own forward. So a strategy may gather its weight, and a weight that is tied gets the gradients of both uses, as
+before.
 """
 
 from collections.abc import Iterator
@@ -72,7 +73,8 @@ class OutputLayer:
 
 def attach(task: LogitsTask, model: nn.Module, batch: Batch) -> OutputLayer | None:
     """Replace the last linear layer of the model. Returns None, and replaces nothing, if the model's logits are not the
-    output of one, or if losses or gradients would change. The task computes its logits with the whole model."""
+    output of one, or if losses or gradients would change, without dropout or in training. The task computes its logits
+    with the whole model."""
     training = model.training
     model.eval()
     try:
@@ -98,6 +100,7 @@ def _attach(task: LogitsTask, model: nn.Module, batch: Batch) -> OutputLayer | N
                 found = task.logits(model, batch)
             exact = _shares_storage(found, calls.output) and _same(found.reshape(()), expected)
             exact = exact and _exact_gradients(calls.last, inputs, labels[:_ROWS])
+            exact = exact and _trains(task, model, batch, layer, calls, labels)
         except BaseException:
             layer.remove()
             raise
@@ -126,6 +129,44 @@ class _Calls:
 
     def _note(self, module: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         self.last, self.input, self.output = module, inputs[0], output
+
+
+def _trains(
+    task: LogitsTask, model: nn.Module, batch: Batch, layer: OutputLayer, calls: _Calls, labels: torch.Tensor
+) -> bool:
+    """Return whether the model returns the summed loss of the layer's inputs in training too, as dropout of the logits
+    would prevent. Raises RuntimeError if the backward fails, as where the model computes its head once more there."""
+    model.train()
+    with _unchanged(model, labels.device):
+        with torch.enable_grad(), layer.summing(labels):
+            found = task.logits(model, batch)
+        assert calls.last is not None
+        rows, loss = calls.input.flatten(0, -2), found.detach().reshape(())
+        own = _linear_cross_entropy.summed(rows, calls.last.weight, calls.last.bias, labels)
+        exact = _shares_storage(found, calls.output) and _same(loss, own)
+        if exact and found.requires_grad:
+            found.backward(
+                torch.ones_like(found)
+            )  # not autograd.grad, which refuses layers that are checkpointed with reentrance
+    return exact
+
+
+@contextmanager
+def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Restore gradients and buffers of the model and torch's random generators at the end of the context."""
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    with torch.random.fork_rng([] if device.type == "cpu" else [device.index], device_type=device.type):
+        try:
+            yield
+        finally:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
 
 
 def _exact_gradients(layer: nn.Linear, inputs: torch.Tensor, labels: torch.Tensor) -> bool:

@@ -62,7 +62,7 @@ LONG = FACTS.model_copy(update={"longest": 128})
 
 def on_cuda(shape, ranks=2, **changes):
     recipe = Recipe.model_validate(support.mlm(strategy={"kind": "ddp"}, **changes))
-    return memory.parts(recipe, shape, LONG, ranks, 2, "cuda"), memory.outputs(recipe, LONG, 2, "cuda")
+    return memory.parts(recipe, shape, LONG, ranks, 2, "cuda"), memory.outputs(recipe, shape, LONG, 2, "cuda")
 
 
 def test_half_precision_on_cuda_stores_42_bytes_a_hidden_unit_and_masks_and_copies_weights():
@@ -87,21 +87,23 @@ def test_full_precision_is_estimated_alike_on_both_devices():
 @pytest.mark.parametrize(
     ("precision", "of_block", "of_part"), [("fp32", 549, 34), ("bf16", 1099, 34), ("fp64", 274, 17)]
 )
-def test_outputs_of_a_language_model_are_those_of_a_block_and_a_part_of_it_in_full_precision(
-    precision, of_block, of_part
-):
+def test_outputs_of_a_language_model_are_those_of_a_block_and_a_part_of_it_and_gradients(precision, of_block, of_part):
     half, full = {"fp32": (4, 4), "bf16": (2, 4), "fp64": (8, 8)}[precision]
     facts = LONG.model_copy(update={"vocab_size": 30522})
     recipe = Recipe.model_validate(support.mlm(train__precision=precision, task__mask_rate=0.5))
-    many, few = memory.outputs(recipe, facts, 100, "cpu"), memory.outputs(recipe, facts, 1, "cpu")
-    assert many == 30522 * (of_block * half + of_part * full)
-    assert few == 30522 * (64 * half + of_part * full)
+    shape = BERT.model_copy(update={"largest_parameter": 30522 * 64})
+    many, few = (memory.outputs(recipe, shape, facts, samples, "cpu") for samples in (100, 1))
+    of_weight = 64 * {"fp32": 4, "bf16": 4 + 2, "fp64": 8}[precision]  # its gradient, and in bf16 its copy
+    assert many == 30522 * (of_block * half + of_part * full + of_weight)
+    assert few == 30522 * (64 * half + of_part * full + of_weight)
+    narrow = shape.model_copy(update={"largest_parameter": 30522 * 16})
+    assert memory.outputs(recipe, narrow, facts, 1, "cpu") == few - 30522 * of_weight * 3 // 4
 
 
 def test_distillation_needs_all_outputs_at_once():
     teacher = {"kind": "distillation", "task": {"kind": "mlm", "mask_rate": 0.5}, "teacher": {"run": "runs/x"}}
     recipe = Recipe.model_validate({**support.mlm(), "task": teacher})
-    assert memory.outputs(recipe, LONG, 2, "cpu") == 2 * 64 * 30 * (3 * 4 + 4)
+    assert memory.outputs(recipe, BERT, LONG, 2, "cpu") == 2 * 64 * 30 * (3 * 4 + 4)
 
 
 def test_a_gpu_also_holds_a_context_nccl_and_fragments():

@@ -79,12 +79,13 @@ def test_a_plan_decides_every_number(workspace):
         "parameters": 15048,
         "trained": 15048,
         "parts": {"embeddings": 10176, "layers": 4448, "head": 424},  # the head's largest weight is the embeddings
-        "memory": {  # 17 widths of two layers and 96 tokens; 4.8 masked tokens a sample, of 120 logits, in four copies;
+        "memory": {  # 17 widths of two layers and 96 tokens; 4.8 masked tokens a sample, of 120 logits, in four copies,
+            # and the gradient of 120 x 16 weights;
             # twice the largest parameter, the embeddings of the positions
             "weights": 60192,
             "gradients": 60192,
             "optimizer": 120384,
-            "activations": 208896 + 13824,
+            "activations": 208896 + 13824 + 7680,
             "buffers": 2 * 512 * 16 * 4,
             "checkpoint copy": 92336,  # each of the ranks writes half
         },
@@ -124,9 +125,9 @@ def test_a_plan_is_shown_as_a_table(workspace):
         "samples       known after `launcher prepare`",
         "tokens        known after `launcher prepare`",
         "model         BertForMaskedLM, 15,048 parameters (embeddings 10,176, layers 4,448, head 424)",
-        "memory        about 516.6 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
+        "memory        about 524.1 KiB of 8.0 GiB a device (estimate: weights 58.8 KiB, gradients 58.8 KiB, "
         "optimizer 117.6 KiB,",
-        "              activations 217.5 KiB, buffers 64.0 KiB), on top of the process itself: about 0.4 GiB a rank, "
+        "              activations 225.0 KiB, buffers 64.0 KiB), on top of the process itself: about 0.4 GiB a rank, "
         "and what the",
         "              allocator keeps of freed memory",
         "checkpoint    180.3 KiB; 2 kept and one being written take 541.0 KiB of 3.0 GiB free",
@@ -262,7 +263,7 @@ def test_a_sink_whose_package_is_not_installed_is_found_with_the_command_that_in
 def test_a_plan_that_does_not_fit_is_refused(workspace):
     """What would fit instead: tests/plan/test_layout.py."""
     tight = Cluster(device="cpu", memory_per_device=0.0001)
-    told = "strategy: about 516.6 KiB of 104.9 KiB a device: does not fit (nothing known fits on 1 rank: "
+    told = "strategy: about 524.1 KiB of 104.9 KiB a device: does not fit (nothing known fits on 1 rank: "
     advice = "a smaller model, or devices with more memory; memory_per_device of the cluster overrides it)"
     assert mistakes(cluster=tight) == [told + advice]
 

@@ -1,9 +1,12 @@
 """The layer that returns losses in place of logits: as good as the logits' own for every architecture, or not used."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from launcher.models import config
 from launcher.plan.model_requirements import ModelRequirements
@@ -135,7 +138,34 @@ class InPlace(Changed):
         return self.layer(hidden).mul_(2.0)
 
 
-@pytest.mark.parametrize("head", [Scaled, Capped, Adapted, InPlace])
+class Dropped(Changed):
+    """Dropout of the logits, which does nothing unless the model trains."""
+
+    def forward(self, hidden):
+        return torch.nn.functional.dropout(self.layer(hidden), 0.5, self.training)
+
+
+class DroppedInPlace(Changed):
+    def forward(self, hidden):
+        return torch.nn.functional.dropout(self.layer(hidden), 0.5, self.training, inplace=True)
+
+
+class Checkpointed(Changed):
+    """A head that is computed once more in the backward, outside of the loss."""
+
+    reentrant = True
+
+    def forward(self, hidden):
+        return checkpoint(self.layer, hidden, use_reentrant=self.reentrant)
+
+
+class CheckpointedOnDemand(Checkpointed):
+    """A head that is computed once more only if its backward needs stored inputs, which the loss in blocks has not."""
+
+    reentrant = False
+
+
+@pytest.mark.parametrize("head", [Scaled, Capped, Adapted, InPlace, Dropped, DroppedInPlace, Checkpointed])
 def test_logits_that_are_changed_after_the_layer_keep_the_plain_loss_with_a_note(head, made):
     task, model, batch = made(*KINDS["bert, not tied"])
     model.cls.predictions.decoder = head(model.cls.predictions.decoder)
@@ -145,6 +175,33 @@ def test_logits_that_are_changed_after_the_layer_keep_the_plain_loss_with_a_note
     loss = task.loss(model, batch)[0]
     assert "SummedCrossEntropy" not in _nodes(loss)
     assert float(loss.detach()) == pytest.approx(float(of_logits(task, model, batch)[0].detach()), rel=1e-12)
+
+
+class Counting(torch.nn.Module):
+    """A layer with a buffer that changes in training, and which is checkpointed with reentrance."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, hidden, *others, **named):
+        self.count += self.training
+        return checkpoint(partial(self.layer, **named), hidden, *others, use_reentrant=True)
+
+
+def test_the_test_in_training_changes_nothing(made):
+    task, model, batch = made(mlm, "bert", {**WIDTHS, "hidden_dropout_prob": 0.1})
+    layers = model.bert.encoder.layer
+    layers[1] = Counting(layers[1])
+    kept = model.bert.embeddings.word_embeddings.weight
+    kept.grad = torch.ones_like(kept)
+    before, state = kept.grad, torch.get_rng_state()
+    assert task.prepare_model(model.train(), batch) == []
+    assert torch.equal(torch.get_rng_state(), state)
+    assert float(layers[1].count) == 0.0
+    assert [p.grad for p in model.parameters() if p.grad is not None] == [before]
+    assert before.eq(1).all()
 
 
 def test_a_model_that_adds_a_bias_of_its_own_keeps_the_plain_loss(made):
@@ -173,6 +230,16 @@ def test_the_layer_returns_logits_again_after_a_forward_that_fails(made):
     training = model.train().training
     task.prepare_model(model, batch)
     assert model.training is training
+
+
+def test_a_head_that_is_checkpointed_without_reentrance_has_the_same_gradients(made):
+    task, model, batch = made(*KINDS["bert, not tied"])
+    model.cls.predictions.decoder = CheckpointedOnDemand(model.cls.predictions.decoder)
+    expected = gradients(model, of_logits(task, model, batch)[0])
+    assert task.prepare_model(model, batch) == []
+    found = gradients(model, task.loss(model, batch)[0])
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-10, atol=1e-12) for name in found)
 
 
 def test_a_frozen_output_layer_passes_the_gradient_on(made):
