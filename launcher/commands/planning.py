@@ -24,6 +24,9 @@ DeviceCounts = Annotated[str, typer.Option("--devices", metavar="N[,N...]", help
 Budget = Annotated[
     str, typer.Option("--budget", metavar="DURATION", help="Seconds of the search, or a duration such as 2m.")
 ]
+MostSettings = Annotated[
+    int | None, typer.Option("--settings", min=1, help="Maximum number of settings (default: as the budget allows).")
+]
 PostMortem = Annotated[bool, typer.Option("--post-mortem", help="Start pdb where an exception is raised.")]
 
 
@@ -124,6 +127,7 @@ def tune(
     cluster: options.ClusterFile = "local",
     ranks: options.Ranks = None,
     budget: Budget = "2m",
+    settings: MostSettings = None,
     json: options.Json = False,
     trust: options.Trust = None,
 ) -> None:
@@ -133,7 +137,7 @@ def tune(
 
     allowed = tool.budget(budget)
     profile, overrides = load.profile(cluster, overrides or [])
-    found = tool.tune(load.recipe(recipe, overrides), profile, ranks, allowed, Console(stderr=True))
+    found = tool.tune(load.recipe(recipe, overrides), profile, ranks, allowed, Console(stderr=True), settings)
     tool.report(found, json)
 
 

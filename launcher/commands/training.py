@@ -53,7 +53,11 @@ def submit(
     from launcher.tools.tune import tuned_file
 
     profile, overrides = tool.load_profile(cluster, overrides or [], max_requeues)
-    loaded = tuned_file.applied(load.recipe(recipe, overrides), profile, None, untuned)
+    loaded = load.recipe(recipe, overrides)
+    if grid is None:
+        loaded = tuned_file.applied(loaded, profile, None, untuned)
+    else:
+        loaded = tuned_file.ignored(loaded, profile, "the points of a grid may have other conditions")
     tool.submit(loaded, profile, grid, dry_run, Console(stderr=True))
 
 

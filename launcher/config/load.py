@@ -2,6 +2,7 @@
 mistake is reported with its line."""
 
 import functools
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from launcher.config.cluster import Cluster
 from launcher.config.document import Document, Key, Override, Value
 from launcher.config.errors import Problem, UserError, shown
 from launcher.config.profile_values import STORED
-from launcher.config.recipe import Recipe
+from launcher.config.recipe import Recipe, flatten
 from launcher.config.types import JsonObject
 
 T = TypeVar("T", bound=Strict)
@@ -60,6 +61,13 @@ class Loaded(Generic[T]):
         loaded = _checked(type(self.value), written, (*self.overrides, *overrides), self.stored)
         return replace(loaded, file=self.file, notes=self.notes)
 
+    def without(self, keys: Sequence[str]) -> "Loaded[T]":
+        """Return the document without the overrides of these dotted keys and of all keys below them. Raises
+        UserError."""
+        kept = [text for override in self.overrides for text in _apart_from(keys, override)]
+        loaded = _checked(type(self.value), self.written, kept, self.stored)
+        return replace(loaded, file=self.file, notes=self.notes)
+
     def located(self, error: UserError) -> UserError:
         """Return the same mistakes. Each that has a key begins with the key's file and line, or with its override."""
         return UserError([self.document.located(p) if isinstance(p, Problem) else p for p in error.problems])
@@ -95,6 +103,16 @@ def raw(file: str, folder: str, overrides: Sequence[str] = ()) -> JsonObject:
     return functools.reduce(
         lambda below, text: documents.merge(below, documents.of_override(text), parts=True), overrides, document
     ).value
+
+
+def _apart_from(keys: Sequence[str], override: str) -> list[str]:
+    """Return an override as it is if it sets none of these keys; else those of its values that are of other keys."""
+    values = flatten(documents.of_override(override).value)
+    others = {key: value for key, value in values.items() if not any(f"{key}.".startswith(f"{one}.") for one in keys)}
+    if len(others) == len(values):
+        return [override]
+    where = documents.origin_of(override)
+    return [Override(f"{key}={json.dumps(value, ensure_ascii=False)}", where) for key, value in others.items()]
 
 
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:

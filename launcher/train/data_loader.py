@@ -242,7 +242,7 @@ class RankBatches(Dataset[RankBatch]):  # type: ignore[misc]
         return samples[0] if self.row is None else self.task.pack(samples)
 
     def _samples(self, epochs: Ids, ids: Ids, step: int) -> list[Sample]:
-        progress = 1.0 if self.steps is None else step / self.steps
+        progress = 1.0 if self.steps is None else min(1.0, step / self.steps)  # `tune` may go on past the last step
         draw = Draw(self.seed, self.stream, progress)
         return self.task.samples(self.samples.rows(ids), epochs.tolist(), ids.tolist(), draw)
 

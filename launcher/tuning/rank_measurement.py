@@ -1,14 +1,14 @@
 """Measurement of settings on a rank: an engine is built once, and takes steps with the micro-batches of each setting.
 
-The learning rate of the measured recipe is next to nothing, so that the weights stay the same. So the losses of a step
-can be compared between settings, whatever was measured before.
+The learning rate is zero for all parameters, so that the weights stay the same. So the losses of a step can be compared
+between settings, whatever was measured before.
 """
 
 import ctypes
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +19,12 @@ import torch
 from launcher.build import build
 from launcher.config import plugins, strict_json
 from launcher.config.errors import UserError, first_line
+from launcher.config.types import ScheduleConfig
 from launcher.contract import digest
 from launcher.distributed import device_errors, failure
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
+from launcher.lr_schedules import Evaluation, Schedule
 from launcher.prepare import run_setup
 from launcher.prepare.run_setup import PreparedRun
 from launcher.train import loop, out_of_memory
@@ -35,6 +37,16 @@ from launcher.tuning import journal, search
 from launcher.tuning.journal import TOO_LARGE, Entry, Measured, Trial
 from launcher.tuning.results import Results
 from launcher.tuning.setting import Setting
+
+
+class _Zero(Schedule[ScheduleConfig]):
+    """A learning rate of zero. An optimiser multiplies each of its rates by the factor of the schedule."""
+
+    def factor(self, step: int, evaluations: Sequence[Evaluation] = ()) -> float:
+        return 0.0
+
+    def after_warmup(self, step: int, evaluations: Sequence[Evaluation]) -> float:
+        return 0.0
 
 
 class _Stopped(Exception):
@@ -161,6 +173,7 @@ class _Bench:
         plugins.strategy(recipe.strategy).load(self.group.device.type)
         prepared = dataclasses.replace(self._prepared, recipe=recipe)
         run, _ = build(prepared, self.group, self._stop, None, workers=0)
+        run.schedule = _Zero(recipe.schedule, run.steps)
         self._built = _Built(setting.engine, run, run.batches.dataset, peak)
         return self._built, True
 

@@ -45,7 +45,7 @@ class Space(Strict):
     `budget`: seconds of the search, from `begun`, a time.time. `written`: setting of the recipe. `least_tokens`,
     `most_tokens`: limits of a micro-batch. `options`: the strategy with other options. `strategies`: other strategies.
     `compiles`: whether compilation may be tried. `workers`: numbers of loader processes. `tolerance`: maximum relative
-    difference of losses.
+    difference of losses. `most`: maximum number of settings; None: the budget alone limits the search.
     """
 
     budget: float
@@ -58,6 +58,7 @@ class Space(Strict):
     compiles: bool = True
     workers: list[int] = []
     tolerance: float
+    most: int | None = None
 
 
 def trials(space: Space, results: Results) -> Trials:
@@ -152,6 +153,8 @@ class _Search:
             rows = setting.but(max_tokens=None).model_dump_json()
             if rows in whole and self.results.of(setting) is None:
                 continue  # the same steps were one micro-batch under fewer tokens
+            if not self._is_allowed(setting):
+                continue
             if took and not self._has_time(self._seconds_of_round([], count), kept):
                 break
             result = yield from self._measure(Trial(setting=setting, first=self.first, count=count, warm=self.warm))
@@ -179,7 +182,9 @@ class _Search:
     def _try(self, setting: Setting, builds: bool) -> Trials:
         """Measure a setting in the steps of the latest round unless it is known, and keep it if it is the fastest.
         `builds`: whether an engine is built, which is left soon if it is much slower."""
-        if self.results.of(setting) is not None or not self._has_time(self._seconds_of_round([], self.count, builds)):
+        if self.results.of(setting) is not None or not self._is_allowed(setting):
+            return
+        if not self._has_time(self._seconds_of_round([], self.count, builds)):
             return
         first, warm = self.first, max(int(builds), self.warm)
         count = 1 if builds else self.count
@@ -194,6 +199,11 @@ class _Search:
         self.clock = measured.clock
         self.built = max(self.built, measured.built)
         return self.results.add(trial, measured)
+
+    def _is_allowed(self, setting: Setting) -> bool:
+        """Return whether the setting is known, or one more may be measured."""
+        most = self.space.most
+        return most is None or len(self.results.found) < most or self.results.of(setting) is not None
 
     def _ratio(self, setting: Setting) -> float:
         known = self.results.of(setting)

@@ -54,6 +54,21 @@ def made(kind="mlm", packed=True, world=1, global_batch=24, max_tokens=None, **m
     return replace(known, **more)
 
 
+def _labels(batch):
+    return np.concatenate([one["labels"] for one in batch.micro_batches])
+
+
+def test_a_step_past_the_last_one_is_masked_at_the_last_rate():
+    """`launcher tune` measures more steps than a short run has."""
+    config = mlm.Config(mask_rate={"start": 0.6, "end": 0.1})
+    short, long = (made(packed=False, task=mlm.Task(config, FACTS), steps=steps) for steps in (2, 10**9))
+    steady = made(packed=False, task=mlm.Task(mlm.Config(mask_rate=0.1), FACTS))
+    for step in (2, 4):
+        labels, expected = (_labels(batches[step]) for batches in (short, steady))
+        assert np.array_equal(labels, expected)
+    assert len(_labels(long[4])) > len(expected)
+
+
 def shares(batches, step):
     """The batches of every rank."""
     return [replace(batches, rank=rank)[step] for rank in range(batches.world)]

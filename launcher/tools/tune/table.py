@@ -32,12 +32,11 @@ def show(space: Space, results: Results, console: Console) -> None:
     )
 
 
-def as_json(space: Space, results: Results, file: Path | None) -> str:
-    """Return the table as JSON. `file`: the tuned file; None: there is none."""
+def as_json(space: Space, results: Results, file: Path | None, changes: JsonObject) -> str:
+    """Return the table as JSON. `file`: the tuned file; None: there is none. `changes`: its keys."""
     best = results.best()
     rows = [{**_row(space, results, result), "best": result is best} for result in _ordered(results)]
-    kept = best.setting.changes(space.written) if best is not None else {}
-    return output_streams.as_json(json.dumps({"settings": rows, "set": kept, "file": file and str(file)}, indent=1))
+    return output_streams.as_json(json.dumps({"settings": rows, "set": changes, "file": file and str(file)}, indent=1))
 
 
 def _ordered(results: Results) -> list[Result]:

@@ -21,6 +21,7 @@ from launcher.config.errors import UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
 from launcher.config.training import seconds
+from launcher.config.types import JsonObject
 from launcher.launch import execute, launch_spec
 from launcher.plan import topology, writable_folders
 from launcher.plan.plan import Plan
@@ -33,22 +34,40 @@ from launcher.tools.tune import table, tuned_file
 from launcher.tools.tune.progress import following
 from launcher.tuning import journal, search
 from launcher.tuning.journal import ENDED, Measured
-from launcher.tuning.results import Results
+from launcher.tuning.results import Result, Results
+from launcher.tuning.setting import KEYS, Setting
 
 _MOST_STARTS = 10
 """Maximum number of times that the ranks are started."""
 _LEAST_SECONDS = 10
+_ADVICE = "the fastest setting is kept there: repair that, or tune in another folder"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What became of the tuned file. `file`: that was written; None: no setting is worth one. `removed`: an earlier
+    file was removed. `problem`: why the file could not be written or removed; empty: it could."""
+
+    file: Path | None = None
+    removed: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The end of a search. `file`: that was written; None: the recipe as written is as fast, and no file is left."""
+    """The end of a search. `of_file`: the setting in the recipe's file. `kept`: what became of the tuned file."""
 
     space: search.Space
     results: Results
     plan: Plan
     seconds: float
-    file: Path | None
+    of_file: Setting
+    kept: Kept
+
+    @property
+    def changes(self) -> JsonObject:
+        """The keys of the tuned file. Those of the command line are among them, since the file is used without them."""
+        return _changes(self.results.best(), self.space.written, self.of_file)
 
 
 def budget(text: str) -> float:
@@ -60,48 +79,69 @@ def budget(text: str) -> float:
     raise UserError(f"--budget {text}: at least {_LEAST_SECONDS} seconds, such as 90, 90s or 2m")
 
 
-def tune(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, allowed: float, console: Console) -> Tuned:
-    """Search for the fastest setting, and write it to the tuned file of the recipe and the profile. If no other is
-    worth it, an earlier file is removed. `ranks`: of this machine; `allowed`: seconds. Raises UserError."""
+def tune(
+    recipe: Loaded[Recipe],
+    profile: Cluster,
+    ranks: int | None,
+    allowed: float,
+    console: Console,
+    most: int | None = None,
+) -> Tuned:
+    """Search for the fastest setting, and write it to the tuned file of the recipe and the profile (see `keep`).
+    `ranks`: of this machine; `allowed`: seconds; `most`: maximum number of settings. Raises UserError, before anything
+    is measured if the file cannot be written."""
+    if problems := writable_folders.unusable(tuned_file.of(recipe, profile).parent, "the tuned file", _ADVICE):
+        raise UserError(problems)
+    of_file = Setting.of(recipe.without(KEYS).value)
     first = folds.each(recipe)[0]
     here, nodes = _here(profile, ranks), profile.nodes[1]
     batch = first.value.train.global_batch // nodes  # the share of this node
     run = _prepared(first.override(*_overrides(batch)), here, ranks)
     begin = time.monotonic()
     space = spaces.of(run, allowed, nodes, TOLERANCE[run.recipe.train.precision][0])
+    space = space.model_copy(update={"most": most})
     console.print(f"{spaces.equation(run.plan)}: measuring for up to {allowed:.0f} s", highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="launcher-tune-") as name:
         results = _measure(run, space, Path(name) / "run", console)
     if results.best() is None:
         raise UserError(f"{recipe.file}: the recipe as written cannot be measured: {results.base.wrong}")
     spent = time.monotonic() - begin
-    return Tuned(space, results, run.plan, spent, _keep(recipe, profile, ranks, space, results))
+    kept = keep(recipe, profile, ranks, of_file, results)
+    return Tuned(space, results, run.plan, spent, of_file, kept)
 
 
 def report(tuned: Tuned, as_json: bool) -> None:
-    """Print the result as a table and what was kept, or as JSON."""
+    """Print the result as a table and what was kept, or as JSON. Raises UserError if the tuned file could not be
+    written."""
     if as_json:
-        print(table.as_json(tuned.space, tuned.results, tuned.file))
-        return
-    console = Console()
-    table.show(tuned.space, tuned.results, console)
-    console.print(_kept(tuned), highlight=False, soft_wrap=True, markup=False)
+        print(table.as_json(tuned.space, tuned.results, tuned.kept.file, tuned.changes))
+    else:
+        console = Console()
+        table.show(tuned.space, tuned.results, console)
+        console.print(_kept(tuned), highlight=False, soft_wrap=True, markup=False)
+    if tuned.kept.problem:
+        raise UserError(tuned.kept.problem)
 
 
 def _kept(tuned: Tuned) -> str:
     """Return what is kept, and how to do without it."""
-    took = f"({len(tuned.results.found)} settings in {tuned.seconds:.0f} s)"
-    if tuned.file is None:
-        return f"the recipe as written is as fast as all that was tried {took}: nothing to keep"
-    best = tuned.results.best()
+    took, best = f"({len(tuned.results.found)} settings in {tuned.seconds:.0f} s)", tuned.results.best()
     assert best is not None
-    return f"{tuned.file}: {best.setting.label(tuned.space.written)} {took}; --untuned trains without it"
+    if tuned.changes:
+        label = best.setting.label(tuned.of_file)
+        if tuned.kept.file is None:
+            return f"the fastest: {label} {took}, which is not kept"
+        return f"{tuned.kept.file}: {label} {took}; --untuned trains without it"
+    if best.setting != tuned.space.written:
+        return f"the recipe without the keys of the command line is the fastest {took}: nothing to keep"
+    removed = " (the file of an earlier search is removed)" if tuned.kept.removed else ""
+    return f"the recipe as written is as fast as all that was tried {took}: nothing to keep{removed}"
 
 
 def _overrides(batch: int) -> list[str]:
-    """Return the overrides of the measured recipe. Its learning rate is next to nothing, so that the weights stay as
-    they are and the losses of a step can be compared."""
-    ours = [f"name=tune-{os.getpid()}", "seeds=1", "sinks=[]", "schedule=constant", "optimizer.lr=1.0e-12"]
+    """Return the overrides of the measured recipe. The ranks train it with a learning rate of zero (see
+    launcher.tuning.rank_measurement)."""
+    ours = [f"name=tune-{os.getpid()}", "seeds=1", "sinks=[]", "schedule=constant"]
     return [*ours, f"train.global_batch={batch}", "train.on_spike=tell"]
 
 
@@ -161,20 +201,35 @@ def _replayed(folder: Path, space: search.Space) -> Results:
     return results
 
 
-def _keep(
-    recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, space: search.Space, results: Results
-) -> Path | None:
-    """Write the fastest setting, and return its file. If it is that of the recipe, remove the file of an earlier search
-    and return None."""
+def keep(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, of_file: Setting, results: Results) -> Kept:
+    """Write the fastest setting, as changes of the setting in the recipe's file. If no other than that is worth it,
+    remove the file of an earlier search under the same conditions. Nothing is removed if the command line has keys of
+    speed, since the recipe's file was then not measured as it is."""
     file, best = tuned_file.of(recipe, profile), results.best()
-    changes = best.setting.changes(space.written) if best is not None else {}
-    if best is None or not changes:
-        file.unlink(missing_ok=True)
-        return None
+    now = tuned_file.conditions(recipe.value, profile, ranks)
+    written = Setting.of(recipe.value)
+    changes = _changes(best, written, of_file)
+    try:
+        if changes and best is not None:
+            tuned_file.save(file, _heading(recipe, results, best), changes, now)
+            return Kept(file)
+        if written == of_file and tuned_file.measured(file) == now:
+            file.unlink()
+            return Kept(removed=True)
+    except OSError as error:
+        return Kept(problem=f"{file}: cannot be written: {error.strerror} ({_ADVICE})")
+    return Kept()
+
+
+def _changes(best: Result | None, written: Setting, of_file: Setting) -> JsonObject:
+    """Return the keys to keep: those by which the fastest setting differs from that of the recipe's file; none if it is
+    the setting as written, with the keys of the command line."""
+    return {} if best is None or best.setting == written else best.setting.changes(of_file)
+
+
+def _heading(recipe: Loaded[Recipe], results: Results, best: Result) -> str:
     speed = f"{results.tokens_per_second(best):,.0f} tokens/s"
-    heading = [
-        f"launcher tune {recipe.file}: {results.ratio(best):.2f} times as fast as the recipe as written ({speed}).",
-        "launcher run, submit and plan use this file under the same conditions; --untuned ignores it.",
-    ]
-    tuned_file.save(file, "\n".join(heading), changes, tuned_file.conditions(recipe.value, profile, ranks))
-    return file
+    return (
+        f"launcher tune {recipe.file}: {results.ratio(best):.2f} times as fast as the recipe as written ({speed}).\n"
+        "launcher run, submit and plan use this file under the same conditions; --untuned ignores it."
+    )

@@ -73,10 +73,10 @@ def applied(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, untuned
     about them. Without such a file, or under other conditions, only a note is added. `untuned`: ignore the file. Raises
     UserError with the file and line of each key that a tuned file may not have."""
     file = of(recipe, profile)
+    if untuned:
+        return ignored(recipe, profile, "--untuned")
     if not is_file(file):
         return recipe
-    if untuned:
-        return _noted(recipe, f"{file} is ignored (--untuned)")
     keys, measured = _read(file)
     now = conditions(recipe.value, profile, ranks)
     if other := [
@@ -85,6 +85,20 @@ def applied(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, untuned
         return _noted(recipe, f"{file} is not used: it was measured {', '.join(other)} (launcher tune finds another)")
     tuned = recipe.merged(keys)
     return _noted(tuned, _used(file, keys, recipe, tuned))
+
+
+def ignored(recipe: Loaded[Recipe], profile: Cluster, why: str) -> Loaded[Recipe]:
+    """Return the recipe as it is, with a note if there is a tuned file."""
+    file = of(recipe, profile)
+    return _noted(recipe, f"{file} is ignored ({why})") if is_file(file) else recipe
+
+
+def measured(file: Path) -> JsonObject | None:
+    """Return the conditions in a tuned file; None: there is no such file, or it is damaged."""
+    try:
+        return _read(file)[1] if is_file(file) else None
+    except UserError:
+        return None
 
 
 def _read(file: Path) -> tuple[Document, JsonObject]:

@@ -1,10 +1,8 @@
 """The search decides from measurements alone; here they are those of a machine that is made up."""
 
-import json
-
 from launcher.strategies import ddp, fsdp
-from launcher.tuning import search
-from launcher.tuning.journal import TOO_LARGE, Measured
+from launcher.tuning import journal, search
+from launcher.tuning.journal import TOO_LARGE, Entry, Measured
 from launcher.tuning.results import Results
 from launcher.tuning.setting import Setting
 
@@ -24,28 +22,33 @@ def space(**changes):
     )  # fmt: skip
 
 
-def searched(of, speed, off=lambda setting: 0.0, too_large=lambda setting: False):
-    """The results of a search on a machine with these seconds of a step."""
+def searched(of, speed, off=lambda setting: 0.0, too_large=lambda setting: False, known=(), stop=None):
+    """The results of a search on a machine with these seconds of a step. `known`: entries of a journal to go on from;
+    `stop`: number of trials after which the search is killed."""
     results, clock, tried = Results(of.written, of.tolerance), 0.0, []
-    wanted = search.trials(of, results)
+    wanted, known = search.trials(of, results), list(known)
     try:
         trial = next(wanted)
-        while True:
+        while len(tried) != stop:
             setting, steps = trial.setting, range(trial.first, trial.first + trial.count)
-            tried.append(trial)
-            clock += speed(setting) * (trial.count + trial.warm)
-            if too_large(setting):
-                trial = wanted.send(Measured(wrong=TOO_LARGE, clock=clock))
-                continue
-            trial = wanted.send(
-                Measured(
+            measured = Measured(wrong=TOO_LARGE)
+            if not too_large(setting):
+                measured = Measured(
                     seconds=[speed(setting)] * trial.count, losses=[step + off(setting) for step in steps],
                     data=[str(step) for step in steps], tokens=[100] * trial.count, micro_batches=4,
-                    padding_free=setting.padding_free is not False, clock=clock,
-                )
-            )  # fmt: skip
+                    padding_free=setting.padding_free is not False,
+                )  # fmt: skip
+            clock += speed(setting) * (trial.count + trial.warm)
+            entry = Entry(trial, measured.model_copy(update={"clock": clock}))
+            if known:
+                entry = known.pop(0)
+                assert entry.trial == trial
+                clock = entry.measured.clock
+            tried.append(entry)
+            trial = wanted.send(entry.measured)
     except StopIteration:
-        return results, tried, clock
+        pass
+    return results, tried, clock
 
 
 def seconds(setting):
@@ -91,10 +94,25 @@ def test_it_stays_within_a_small_budget():
     assert clock <= 20 and len(tried) > 5
 
 
-def test_it_goes_on_from_the_same_results():
-    results, tried, _ = searched(space(), seconds)
-    again, repeated, _ = searched(space(), seconds)
-    assert json.dumps([one.model_dump(mode="json") for one in tried]) == json.dumps(
-        [one.model_dump(mode="json") for one in repeated]
-    )
-    assert results.best().setting == again.best().setting
+def test_it_goes_on_from_the_results_of_a_killed_search(tmp_path):
+    """The journal of a killed search is read from its file, on a machine that is slower by then."""
+    whole, tried, _ = searched(space(), seconds)
+    for cut in range(1, len(tried), 3):
+        file = tmp_path / str(cut) / journal.FILE
+        file.parent.mkdir()
+        for trial, measured in searched(space(), seconds, stop=cut)[1]:
+            journal.begin(file.parent, trial)
+            journal.end(file.parent, measured)
+        journal.begin(file.parent, tried[cut].trial)  # was killed in it
+        known = [entry for entry in journal.read(file.parent) if entry.measured is not None]
+        assert known == tried[:cut]
+        again, repeated, _ = searched(space(), seconds, known=known)
+        assert repeated == tried and again.best() == whole.best()
+        slower, rest, clock = searched(space(), lambda setting: 2 * seconds(setting), known=known)
+        assert rest[:cut] == tried[:cut] and clock <= 120
+        assert slower.best() is not None
+
+
+def test_the_number_of_settings_is_limited():
+    results, tried, _ = searched(space(most=4), seconds)
+    assert len(results.found) == 4 and len(tried) > 8  # they race on
