@@ -2,7 +2,6 @@
 mistake is reported with its line."""
 
 import functools
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from launcher.config import code_origin, env_vars, messages, secret_values, trust
+from launcher.config import code_origin, env_vars, messages, override_keys, secret_values, trust
 from launcher.config import document as documents
 from launcher.config.atomic_files import is_file, write
 from launcher.config.base_model import Strict, hint
@@ -21,11 +20,10 @@ from launcher.config.cluster import Cluster
 from launcher.config.document import Document, Key, Override, Value
 from launcher.config.errors import Problem, UserError, shown
 from launcher.config.profile_values import STORED
-from launcher.config.recipe import Recipe, flatten
+from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
 
 T = TypeVar("T", bound=Strict)
-_CLUSTER = "cluster."
 _RESOLVED = 20
 """Factor of the maximum size for a resolved recipe, which holds every default."""
 _CHAIN = 32
@@ -64,7 +62,7 @@ class Loaded(Generic[T]):
     def without(self, keys: Sequence[str]) -> "Loaded[T]":
         """Return the document without the overrides of these dotted keys and of all keys below them. Raises
         UserError."""
-        kept = [text for override in self.overrides for text in _apart_from(keys, override)]
+        kept = [text for override in self.overrides for text in override_keys.apart_from(keys, override)]
         loaded = _checked(type(self.value), self.written, kept, self.stored)
         return replace(loaded, file=self.file, notes=self.notes)
 
@@ -105,16 +103,6 @@ def raw(file: str, folder: str, overrides: Sequence[str] = ()) -> JsonObject:
     ).value
 
 
-def _apart_from(keys: Sequence[str], override: str) -> list[str]:
-    """Return an override as it is if it sets none of these keys; else those of its values that are of other keys."""
-    values = flatten(documents.of_override(override).value)
-    others = {key: value for key, value in values.items() if not any(f"{key}.".startswith(f"{one}.") for one in keys)}
-    if len(others) == len(values):
-        return [override]
-    where = documents.origin_of(override)
-    return [Override(f"{key}={json.dumps(value, ensure_ascii=False)}", where) for key, value in others.items()]
-
-
 def cluster(file: str | Path, overrides: Sequence[str] = ()) -> Loaded[Cluster]:
     """Load the cluster profile in a file, or the shipped one with this name. Raises UserError with every mistake."""
     return _cluster(_find(file, "cluster"), str(file), overrides)
@@ -127,9 +115,11 @@ def local_cluster() -> Cluster:
 
 def _cluster(path: Path, reference: str, overrides: Sequence[str]) -> Loaded[Cluster]:
     document = _read(path)
-    plain = [Override(text.lstrip().removeprefix(_CLUSTER), documents.origin_of(text)) for text in overrides]
+    plain = [
+        Override(text.lstrip().removeprefix(override_keys.CLUSTER), documents.origin_of(text)) for text in overrides
+    ]
     loaded = _checked(Cluster, document, plain, _artefact(document))
-    loaded.value._reference, loaded.value._overrides = reference, tuple(parted(overrides)[1])
+    loaded.value._reference, loaded.value._overrides = reference, tuple(override_keys.parted(overrides)[1])
     loaded.value._document = loaded.document
     return loaded
 
@@ -149,20 +139,11 @@ def profile(file: str, overrides: Sequence[str], *more: str) -> tuple[Cluster, l
     """Load the cluster profile of a command. Returns the profile and the overrides of the recipe. `more`: further
     overrides of the profile. If the profile names an existing shared folder, prepared data is cached there. Raises
     UserError."""
-    of_recipe, of_cluster = parted(overrides)
+    of_recipe, of_cluster = override_keys.parted(overrides)
     loaded = cluster(file, [*of_cluster, *more]).value
     if loaded.scratch.shared is not None and Path(loaded.scratch.shared).is_dir():
         os.environ.setdefault(env_vars.CACHE, loaded.scratch.shared)
     return loaded, of_recipe
-
-
-def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split overrides into those of the recipe and those of the profile. The latter begin with `cluster.`."""
-    ours = [text.lstrip().startswith(_CLUSTER) for text in overrides]
-    return (
-        [text for text, of_cluster in zip(overrides, ours, strict=True) if not of_cluster],
-        [text for text, of_cluster in zip(overrides, ours, strict=True) if of_cluster],
-    )
 
 
 def shipped(folder: str) -> list[Path]:

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from launcher.config import kinds, load
+from launcher.config import kinds, load, override_keys
 from launcher.config.base_model import Strict
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
@@ -30,7 +30,7 @@ class Key(NamedTuple):
 def keys(recipe: str, cluster: str, overrides: Sequence[str] = ()) -> dict[str, Key]:
     """Return the keys of a recipe, and those of a profile after `cluster.`. A file that cannot be read counts as
     empty."""
-    of_recipe, of_cluster = load.parted(overrides)
+    of_recipe, of_cluster = override_keys.parted(overrides)
     profile = _raw(cluster, "cluster", [text.lstrip().removeprefix("cluster.") for text in of_cluster])
     found = dict(_below(Recipe, _raw(recipe, "recipes", of_recipe), ""))
     found |= _below(Cluster, profile, "cluster.")

@@ -1,7 +1,7 @@
 import pytest
 import support
 
-from launcher.config import load
+from launcher.config import load, override_keys
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 
@@ -55,7 +55,7 @@ def test_options_are_single_and_not_the_scripts_own():
 
 
 def test_overrides_of_recipe_and_cluster_are_separated():
-    recipe, cluster = load.parted(["seed=1", "cluster.slurm.time=30", "train.steps=2", " cluster.nodes=2"])
+    recipe, cluster = override_keys.parted(["seed=1", "cluster.slurm.time=30", "train.steps=2", " cluster.nodes=2"])
     assert (recipe, cluster) == (["seed=1", "train.steps=2"], ["cluster.slurm.time=30", " cluster.nodes=2"])
 
 

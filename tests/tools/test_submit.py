@@ -6,7 +6,7 @@ import pytest
 import support
 from rich.console import Console
 
-from launcher.config import load
+from launcher.config import load, override_keys
 from launcher.config.errors import UserError
 from launcher.schedulers import slurm as slurm_kind
 from launcher.storage import job_log
@@ -28,7 +28,7 @@ def submit(workspace):
     support.write(PROFILE, "lab.yaml")
 
     def call(*overrides, cluster="lab.yaml", grid=None, dry_run=False):
-        ours, theirs = load.parted(overrides)
+        ours, theirs = override_keys.parted(overrides)
         profile = load.cluster(cluster, theirs).value
         tool.check_queue(profile)
         tool.submit(load.recipe(recipe, ours), profile, grid, dry_run, Console(stderr=True, width=200))
