@@ -143,7 +143,7 @@ def outputs(recipe: Recipe, shape: Architecture, facts: Facts, samples: int, dev
     values = samples * task.output_size(facts.longest)
     if task.whole_outputs:
         return int(values * (3 * full + width))
-    classes = facts.vocab_size
+    classes = max(1, facts.vocab_size)  # 0: not known before the tokenizer is there
     block = min(values, classes * logit_blocks.rows_of_block(classes, width, device))
     part = min(block, classes * logit_blocks.rows_of_part(classes, full, device))
     weight = min(classes * shape.hidden, shape.largest_parameter)  # the head may have a smaller width, as in ALBERT

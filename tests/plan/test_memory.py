@@ -132,3 +132,9 @@ def test_a_node_has_two_copies_of_what_its_ranks_hold_and_of_its_neighbours(stra
     assert memory.copies(recipe, SHAPE, of_node, nodes) == checkpoints * memory.checkpoint(recipe, SHAPE)
     off = Recipe.model_validate(support.mlm(strategy=strategy))
     assert memory.copies(off, SHAPE, of_node, nodes) == 0
+
+
+def test_before_the_tokenizer_is_there_the_outputs_are_next_to_nothing():
+    """The vocabulary of a tokenizer of the hub, or of one that is still to be trained, is not known in a plan."""
+    recipe, unknown = Recipe.model_validate(support.mlm()), FACTS.model_copy(update={"vocab_size": 0})
+    assert memory.outputs(recipe, SHAPE, unknown, 2, "cpu") < 100
