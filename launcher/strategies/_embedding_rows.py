@@ -63,13 +63,15 @@ class _Lookup(torch.autograd.Function):  # type: ignore[misc]
 
 def convert(model: nn.Module, layers: Container[nn.Module]) -> list[Table]:
     """Turn the embeddings of a model on a CPU into tables that add rows, and return them. `layers`: blocks to leave as
-    they are, because they may be compiled."""
+    they are, because they may be compiled. Parameters of other classes, such as tensors without values, stay too."""
     found = []
     todo = [model]
     while todo:
         module = todo.pop()
         todo += [child for child in module.children() if child not in layers]
         if type(module) not in (nn.Embedding, Table) or module.weight.device.type != "cpu":
+            continue
+        if type(module.weight) is not nn.Parameter:
             continue
         if module.sparse or module.scale_grad_by_freq or module.max_norm is not None:
             continue

@@ -114,6 +114,7 @@ class _Bench:
     def __init__(self, prepared: PreparedRun, group: ProcessGroup, stop: StopMonitor, space: search.Space):
         self.group, self.space = group, space
         self._prepared, self._stop = prepared, stop
+        self._linear = torch.nn.functional.linear
         self._built: _Built | None = None
 
     def measure(self, trial: Trial) -> Measured:
@@ -140,7 +141,8 @@ class _Bench:
             tokens=(tokens := [step.info.tokens for step in steps]),
             fill=sum(tokens) / max(1, computed), waited=waited / sum(step.seconds for step in steps),
             memory=int(self.group.all_gather(np.array(built.peak.bytes())).max()),
-            micro_batches=max(step.micro_batches for step in steps), padding_free=free,
+            micro_batches=int(self.group.all_gather(np.array(max(step.micro_batches for step in steps))).max()),
+            padding_free=free,
             clock=time.time() - self.space.begun, built=seconds if is_new else 0.0,
             wrong=TOO_LARGE if too_large else "",
         )  # fmt: skip
@@ -182,6 +184,7 @@ class _Bench:
         if self._built is not None:
             self._built.run.saver.close()
         self._built = None
+        torch.nn.functional.linear = self._linear  # DeepSpeed's third stage replaces it for good
         out_of_memory.release(self.group.device)
         _trim(self.group.device)
 

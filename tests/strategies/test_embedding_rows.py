@@ -4,6 +4,7 @@ import pytest
 import torch
 from support import ranks
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from launcher.strategies._embedding_rows import Table, convert
@@ -99,6 +100,8 @@ class Scaled(nn.Embedding):
 
 
 def test_tables_that_compute_otherwise_and_those_in_layers_stay_as_they_are():
+    with FakeTensorMode():
+        without_values = nn.Embedding(4, 2, padding_idx=0)
     model = nn.ModuleDict(
         {
             "plain": nn.Embedding(4, 2),
@@ -107,6 +110,7 @@ def test_tables_that_compute_otherwise_and_those_in_layers_stay_as_they_are():
             "limited": nn.Embedding(4, 2, max_norm=1.0),
             "by_frequency": nn.Embedding(4, 2, scale_grad_by_freq=True),
             "elsewhere": nn.Embedding(4, 2, device="meta"),
+            "traced": without_values,
             "layer": nn.Sequential(nn.Embedding(4, 2)),
         }
     )

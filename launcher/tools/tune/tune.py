@@ -151,7 +151,8 @@ def _here(profile: Cluster, ranks: int | None) -> Cluster:
         return profile
     keys = {"device": profile.device, "memory_per_device": profile.memory_per_device}
     keys |= {"devices_per_node": ranks or profile.devices_per_node}
-    return load.cluster("local", [f"{key}={value}" for key, value in keys.items()]).value
+    here = load.cluster("local", [f"{key}={value}" for key, value in keys.items()]).value
+    return here.model_copy(update={"env": profile.env, "interface": profile.interface})
 
 
 def _prepared(recipe: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> run_setup.PreparedRun:

@@ -83,6 +83,7 @@ def applied(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, untuned
         _difference(key, measured.get(key), value) for key, value in now.items() if measured.get(key) != value
     ]:
         return _noted(recipe, f"{file} is not used: it was measured {', '.join(other)} (launcher tune finds another)")
+    _refuse_code(keys, recipe.value)
     tuned = recipe.merged(keys)
     return _noted(tuned, _used(file, keys, recipe, tuned))
 
@@ -123,6 +124,17 @@ def _read(file: Path) -> tuple[Document, JsonObject]:
     assert isinstance(values, dict) and isinstance(measured, dict)
     origins = {path[1:]: where for path, where in document.origins.items() if path[:1] == (_SET,)}
     return Document(values, origins), measured
+
+
+def _refuse_code(keys: Document, recipe: Recipe) -> None:
+    """Raise UserError if the keys name code of a strategy that the recipe does not name: the file may be somebody
+    else's."""
+    values = flatten(keys.value)
+    for key in ("strategy", "strategy.kind"):
+        kind = str(values.get(key, ""))
+        if "." in kind and kind != recipe.strategy.kind:
+            what = "a tuned file names no code that the recipe does not name (set it in the recipe)"
+            raise UserError(f"{keys.origin(tuple(key.split('.')))}: {key}: {what}")
 
 
 def _used(file: Path, keys: Document, recipe: Loaded[Recipe], tuned: Loaded[Recipe]) -> str:

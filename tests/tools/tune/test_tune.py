@@ -211,6 +211,15 @@ def test_another_key_is_refused_with_its_line(workspace):
     assert f"{FILE}:4: train.max_tokens: " in support.launcher("plan", recipe, "--ranks", 1, code=2).stderr
 
 
+def test_code_that_the_recipe_does_not_name_is_refused_and_not_imported(workspace):
+    """Whoever can write the file could otherwise run code as the user who trains."""
+    recipe = support.write(support.mlm())
+    Path("planted.py").write_text("raise SystemExit('imported')\n")
+    write_tuned(recipe, **{"strategy.kind": "planted.strategy"})
+    refused = support.launcher("plan", recipe, "--ranks", 1, code=2).stderr
+    assert f"{FILE}:4: strategy.kind: a tuned file names no code" in refused
+
+
 def test_a_budget_that_is_none_is_refused(workspace):
     recipe = support.write(support.mlm())
     for text in ("soon", "3", "0m"):
