@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks import _ceiling
 from benchmarks._peer import IGNORE, PeerJob
 from benchmarks._turns import Job, environment
-from benchmarks.pairs import Comparison, Measurement, Side, alternate
+from benchmarks.pairs import Comparison, Measurement, Side, Unavailable, alternate
 
 if TYPE_CHECKING:
     from launcher.config.load import Loaded
@@ -148,6 +148,8 @@ class Shared:
         words.save_pretrained(folder / "init")
         order, samples = sample_order.order(recipe, facts), PreparedSamples(prepared, "train")
         batch = recipe.train.global_batch
+        if batch % work.ranks:
+            raise Unavailable(f"{work.ranks} ranks do not divide the global batch of {batch}")
         drawn = []
         for step in range(steps):
             epochs, ids = order.step(step, batch)

@@ -7,7 +7,7 @@ the longest text of a batch with DataCollatorWithPadding. Data and weights are f
 import argparse
 from pathlib import Path
 
-from benchmarks import _training, _workplace, fetched
+from benchmarks import _option_types, _training, _workplace, fetched
 from benchmarks._training import Work
 from benchmarks.pairs import Comparison
 
@@ -21,7 +21,10 @@ schedule: constant
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--peers", default=",".join(_training.PEERS), help=f"of {', '.join(_training.PEERS)}")
+    parser.add_argument(
+        "--peers", type=_option_types.names(_training.PEERS), default=",".join(_training.PEERS), metavar="NAMES",
+        help=f"of {', '.join(_training.PEERS)}",
+    )  # fmt: skip
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="threads of a rank (default: 1)")
     parser.add_argument("--turn", type=int, default=2, metavar="STEPS", help="steps of a turn (default: 2)")
@@ -35,8 +38,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> list[Comparison]:
     with _workplace.temporary_folder("finetune") as folder:
-        peers = [kind for kind in options.peers.split(",") if kind]
-        return [_training.measure(work(options, folder), peers, options.pairs, folder)]
+        return [_training.measure(work(options, folder), options.peers, options.pairs, folder)]
 
 
 def work(options: argparse.Namespace, folder: Path) -> Work:

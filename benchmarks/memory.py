@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import _workplace
+from benchmarks import _option_types, _workplace
 from benchmarks.pairs import Comparison
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ LAYOUTS = (
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ranks", default="2,4")
+    parser.add_argument("--ranks", type=_option_types.numbers, default="2,4")
     parser.add_argument("--strategies", default=LAYOUTS)
 
 
@@ -52,7 +52,7 @@ def measure(options: argparse.Namespace) -> list[Comparison]:
     print(f"{'layout (MiB)':32} {'ranks':>5}" + "".join(f"{name:>10}" for name in names))
     with _workplace.temporary_folder("memory"):
         Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
-        cluster, ranks = load.cluster("local").value, [int(n) for n in options.ranks.split(",")]
+        cluster, ranks = load.cluster("local").value, options.ranks
         large, small = (parity.load_recipe("recipe.yaml", overrides) for overrides in ([], SMALL))
         every = (parity.parity(loaded, options.strategies, ranks, 2, cluster) for loaded in (large, small))
         for row, little in zip(*every, strict=True):

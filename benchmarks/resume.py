@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import _workplace, seek
+from benchmarks import _option_types, _workplace, seek
 from benchmarks.pairs import Comparison, Side, alternate
 
 BATCH = 64
@@ -19,16 +19,15 @@ BATCH = 64
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=15_000_000, help="of the prepared corpus (default: 15,000,000)")
     parser.add_argument(
-        "--positions", default="1000000,100000000", metavar="N,N",
+        "--positions", type=_option_types.numbers, default="1000000,100000000", metavar="N,N",
         help="samples before the batch, from the first epoch on (default: 10^6 and 10^8)",
     )  # fmt: skip
 
 
 def measure(options: argparse.Namespace) -> list[Comparison]:
-    positions = list(map(int, options.positions.split(",")))
     with _workplace.temporary_folder("resume") as folder:
         seek.write_corpus(folder, options.samples)
-        return [_compared(folder, position, options) for position in positions]
+        return [_compared(folder, position, options) for position in options.positions]
 
 
 def _compared(folder: Path, position: int, options: argparse.Namespace) -> Comparison:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import _workplace
+from benchmarks import _option_types, _workplace
 from benchmarks.pairs import Comparison
 
 if TYPE_CHECKING:
@@ -66,14 +66,16 @@ class Result:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the benchmark's options."""
-    parser.add_argument("--ranks", default="1,2,4,8", help="numbers of ranks (default: 1,2,4,8)")
+    parser.add_argument(
+        "--ranks", type=_option_types.numbers, default="1,2,4,8", help="numbers of ranks (default: 1,2,4,8)"
+    )
     parser.add_argument("--steps", type=int, default=5, help="steps of a measurement (default: 5)")
     parser.add_argument("--batch", type=int, default=16, help="global batch on one rank, and of strong scaling")
 
 
 def measure(options: argparse.Namespace) -> Sequence[Comparison]:
     """Print the tables. There is no peer, and so no comparison."""
-    worlds = [int(number) for number in options.ranks.split(",")]
+    worlds = options.ranks
     batch, console = options.batch, Console(highlight=False)
     with _workplace.temporary_folder("scaling"):
         folder = _prepared()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import _training, _workplace, mlm
+from benchmarks import _option_types, _training, _workplace, mlm
 from benchmarks._training import TORCHRUN, Shared, Work
 from benchmarks._turns import Job, Line
 from benchmarks.pairs import Comparison, Measurement, Side, alternate
@@ -26,17 +26,16 @@ SIDES = {"accelerate launch, Trainer": ("trainer", ACCELERATE), "torchrun, plain
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ranks", default="2,4", metavar="N,N", help="numbers of ranks (default: 2,4)")
+    parser.add_argument(
+        "--ranks", type=_option_types.numbers, default="2,4", metavar="N,N", help="numbers of ranks (default: 2,4)"
+    )
     parser.add_argument("--model", choices=mlm.MODELS, default="bert-mini")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
 
 
 def measure(options: argparse.Namespace) -> list[Comparison]:
     with _workplace.temporary_folder("start") as folder:
-        return [
-            _compared(_work(options, ranks), folder / f"{ranks}", options.pairs)
-            for ranks in map(int, options.ranks.split(","))
-        ]
+        return [_compared(_work(options, ranks), folder / f"{ranks}", options.pairs) for ranks in options.ranks]
 
 
 def _work(options: argparse.Namespace, ranks: int) -> Work:

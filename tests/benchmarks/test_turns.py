@@ -1,9 +1,12 @@
 """Jobs take their steps in turns."""
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks._turns import Job
@@ -51,3 +54,19 @@ def test_a_job_that_ends_is_an_error_with_its_output(tmp_path: Path) -> None:
             one.take(3)
     finally:
         one.stop()
+
+
+def test_a_job_ends_if_its_harness_is_killed(tmp_path: Path) -> None:
+    """Nobody would let it go on, and it would disturb the next measurement."""
+    folder = tmp_path / "one"
+    begun = f"Job('worker', Path({str(folder)!r}), {job(folder, 9).command!r}, 1, os.environ).start()"
+    code = f"import os, time; from pathlib import Path; from benchmarks._turns import Job; {begun}; time.sleep(1000)"
+    killed = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        while not (folder / "steps-0.jsonl").exists():
+            time.sleep(0.05)
+        (worker,) = psutil.Process(killed.pid).children()
+    finally:
+        killed.kill()
+        killed.wait()
+    worker.wait(timeout=120)
