@@ -1,16 +1,19 @@
 """A temporary folder to work in, and runs that are built in this process."""
 
 import contextlib
+import itertools
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from launcher.sinks import Record
     from launcher.train.training_run import Run
+
+T = TypeVar("T")
 
 CACHE = Path("~/.cache/launcher-benchmarks")
 """Cache of prepared data, so that they are prepared once."""
@@ -60,7 +63,7 @@ def step(run: "Run", number: int, max_tokens: int | None = None) -> "tuple[float
     return time.perf_counter() - begin, record
 
 
-def counted(take: Callable[[int], float]) -> Callable[[], float]:
+def counted(take: Callable[[int], T]) -> Callable[[], T]:
     """Return a function that calls `take` with 0, 1, 2 and so on."""
-    calls = iter(range(2**31))
+    calls = itertools.count()
     return lambda: take(next(calls))

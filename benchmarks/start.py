@@ -5,7 +5,6 @@ killed after its first step, whose losses have to agree.
 """
 
 import argparse
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,16 +67,10 @@ def _compared(work: Work, folder: Path, pairs: int) -> Comparison:
         return measure
 
     starts = {"launcher": ours, **{name: theirs(name) for name in SIDES}}
-    sides = [Side(name, _counted(start)) for name, start in starts.items()]
+    sides = [Side(name, _workplace.counted(start)) for name, start in starts.items()]
     title = f"from the command to the end of the first step, {work.title}"
     measured = alternate(title, "s", sides, pairs, higher_is_better=False)
     return replace(measured, notes=[_training.agreement(measured)])
-
-
-def _counted(start: Callable[[int], Measurement]) -> Callable[[], Measurement]:
-    """Return a function that calls `start` with 0, 1, 2 and so on."""
-    numbers = itertools.count()
-    return lambda: start(next(numbers))
 
 
 def until_first_step(job: Job) -> tuple[float, list[list[Line]]]:

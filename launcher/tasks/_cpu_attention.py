@@ -58,7 +58,7 @@ def _multiplies_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def in_autocast_precision(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the query, the key and the value in the precision in which autocast multiplies matrices on a CPU."""
     query, key, value = tensors
     if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):

@@ -32,7 +32,7 @@ def forward(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     causal = attention_mask is None and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    cast = _cpu_attention.autocast(query, key, value)
+    cast = _cpu_attention.in_autocast_precision(query, key, value)
     special = dropout or any(more.get(name) is not None for name in ("position_bias", "cache", "softcap"))
     if special or not _in_blocks(*cast, attention_mask, causal):
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(

@@ -90,7 +90,7 @@ def by_length(
             by_length, (query,), query, key, value, row, dropout, window, scale
         )
         return replaced
-    cast = _cpu_attention.autocast(query, key, value)
+    cast = _cpu_attention.in_autocast_precision(query, key, value)
     if not dropout and row.sequences.longest <= _cpu_attention.LONGEST and _cpu_attention.faster(*cast):
         factors = 1 / math.sqrt(query.shape[-1]) if scale is None else scale, 1.0
         return _cpu_attention.row_attention(*cast, factors, None, window, row.sequences.runs)

@@ -21,7 +21,7 @@ def attention(
     """Return scaled dot-product attention. The arguments are those of torch's function; a position whose mask excludes
     all positions gets zeros."""
     scale = _scale(query, scale)
-    cast = _cpu_attention.autocast(query, key, value)
+    cast = _cpu_attention.in_autocast_precision(query, key, value)
     if _cpu_attention.computes(*cast, attn_mask):
         limits = _attention_limits.of_call(*cast[:2], attn_mask, is_causal)
         return _cpu_attention.attention(*cast, (scale, 1 / kept(dropout_p)), keep_mask.contiguous(), limits)
@@ -54,7 +54,7 @@ def in_row(
 ) -> torch.Tensor:
     """Return the attention of each sequence of a row (see launcher.tasks._sequence_attention.by_length). `masks`: of
     the dropout of each run."""
-    cast = _cpu_attention.autocast(query, key, value)
+    cast = _cpu_attention.in_autocast_precision(query, key, value)
     if _cpu_dropout.applies(*cast):
         factors = _scale(query, scale), 1 / kept(dropout)
         return _cpu_attention.row_attention(*cast, factors, masks, window, row.sequences.runs)

@@ -61,7 +61,7 @@ class Setting(Strict):
         changes = self.changes(written)
         if self.strategy.kind == written.strategy.kind:
             changes.pop("strategy.kind", None)
-        return " ".join(f"{_short(key)}={_text(value)}" for key, value in changes.items()) or "as written"
+        return " ".join(f"{_short(key)}={value_text(value)}" for key, value in changes.items()) or "as written"
 
 
 def _of_strategy(own: StrategyConfig, other: StrategyConfig) -> JsonObject:
@@ -79,5 +79,6 @@ def _short(key: str) -> str:
     return "strategy" if key == "strategy.kind" else key.removeprefix("train.").removeprefix("strategy.")
 
 
-def _text(value: object) -> str:
+def value_text(value: object) -> str:
+    """Return a value as it is written in YAML."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -183,6 +183,26 @@ def test_in_bf16_without_dropout_rounding_is_that_of_torch(name):
     assert off[0] < 3 * off[1] + 1e-3
 
 
+@pytest.mark.parametrize("rate", [0.0, RATE])
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_of_many_vectors_are_computed_in_bf16_too(masked, rate):
+    """A softmax in place writes whole vectors of 32 numbers there, and less at the end of a row."""
+    given = states(queries=40, keys=77)
+    ours, wide = ([one.detach().to(kind).requires_grad_() for one in given] for kind in (torch.bfloat16, torch.float64))
+    mask = a_mask(SAMPLES, 1, 40, 77) if masked else None
+    keep = a_mask(SAMPLES, HEADS, 40, 77) if rate else None
+    limits = _attention_limits.of_call(*ours[:2], mask, causal=False)
+    made = _cpu_attention.attention(*ours, (WIDTH**-0.5, 1 / kept(rate) if rate else 1.0), keep, limits)
+    everything = torch.ones(SAMPLES, HEADS, 40, 77, dtype=torch.bool)
+    expected = of_torch(*wide, mask, False, everything if keep is None else keep)
+    expected = expected if rate else expected * kept(RATE)  # which scales what it keeps
+    torch.testing.assert_close(made.double(), expected, rtol=0, atol=0.03)
+    made.sum().backward()
+    expected.sum().backward()
+    for one, other in zip(ours, wide, strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=0.05, atol=0.06)
+
+
 def test_other_attention_takes_single_operations():
     keep = a_mask(*SCORES)
     bias = some(QUERIES, KEYS).requires_grad_()

@@ -178,6 +178,8 @@ def _measure(run: run_setup.PreparedRun, space: search.Space, folder: Path, cons
             if not outcome.code:
                 break
             _record_end(folder, space, outcome.problems)
+        else:
+            console.print(f"the ranks ended {_MOST_STARTS} times: the rest of the settings is not measured")
     return _replayed(folder, space)
 
 

@@ -144,8 +144,10 @@ def _used(file: Path, keys: Document, recipe: Loaded[Recipe], tuned: Loaded[Reci
         path = tuple(key.split("."))
         if tuned.document.origin(path) != keys.origin(path):
             continue
-        before = f" (the recipe: {_text(written[key])})" if key in written and written[key] != value else ""
-        sets.append(f"{key}={_text(value)}{before}")
+        before = (
+            f" (the recipe: {setting.value_text(written[key])})" if key in written and written[key] != value else ""
+        )
+        sets.append(f"{key}={setting.value_text(value)}{before}")
     what = f"sets {', '.join(sets)}" if sets else "sets nothing that the command line does not"
     return f"{file} {what}; {_IGNORE}"
 
@@ -158,7 +160,7 @@ def _difference(key: str, measured: object, now: object) -> str:
     """Return how a condition differs, as the end of a sentence."""
     if key in ("model", "data", "task"):
         return f"with another {key}"
-    return f"with {key} {_text(measured)}, which is {_text(now)} here"
+    return f"with {key} {setting.value_text(measured)}, which is {setting.value_text(now)} here"
 
 
 def _dump(value: object) -> object:
@@ -167,7 +169,3 @@ def _dump(value: object) -> object:
 
 def _digest(value: object) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
