@@ -3,6 +3,7 @@
 It prints a line of JSON: the median seconds of a step, and milliseconds of a step by kind of operation.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -63,6 +64,10 @@ def _built(recipe: str, overrides: tuple[str, ...]) -> "Run":
     from launcher.distributed.stop_requests import StopMonitor
     from launcher.prepare import run_setup
 
+    with contextlib.suppress(ImportError):  # an earlier checkout may have no such setting of ranks
+        from launcher.distributed import host_memory
+
+        host_memory.keep_freed(os.environ)
     keys = ["strategy=single", f"name=profiled-{os.getpid()}", *overrides]
     made = run_setup.create(run_setup.validate(load.recipe(recipe, keys), load.cluster("local").value, 1))
     made.release()

@@ -4,6 +4,7 @@ All jobs stay alive and take their steps in turns. The first steps have no dropo
 by step: the launcher takes them in a run of its own, the peers before their first turn.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import _ceiling
+from benchmarks import _ceiling, _option_types
 from benchmarks._peer import IGNORE, PeerJob
 from benchmarks._turns import Job, environment
 from benchmarks.pairs import Comparison, Measurement, Side, Unavailable, alternate
@@ -46,6 +47,21 @@ class Work:
     turn: int = 2
     dry_steps: int = 3
     ceiling_seconds: float = 1.0
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all benchmarks of training."""
+    parser.add_argument(
+        "--peers", type=_option_types.names(PEERS), default=",".join(PEERS), metavar="NAMES",
+        help=f"of {', '.join(PEERS)}",
+    )  # fmt: skip
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="threads of a rank (default: 1)")
+    parser.add_argument("--turn", type=int, default=2, metavar="STEPS", help="steps of a turn (default: 2)")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument(
+        "--keys", default="", metavar="KEYS", help="more keys of `train` for the launcher: `compile: true`"
+    )
 
 
 def measure(work: Work, peers: Sequence[str], pairs: int, folder: Path) -> Comparison:

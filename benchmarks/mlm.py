@@ -6,7 +6,7 @@ their first steps, without dropout, have to have its losses.
 
 import argparse
 
-from benchmarks import _option_types, _training, _workplace
+from benchmarks import _training, _workplace
 from benchmarks._training import Work
 from benchmarks.pairs import Comparison
 
@@ -38,17 +38,7 @@ MODELS = {
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=MODELS, default="bert-mini")
-    parser.add_argument(
-        "--peers", type=_option_types.names(_training.PEERS), default=",".join(_training.PEERS), metavar="NAMES",
-        help=f"of {', '.join(_training.PEERS)}",
-    )  # fmt: skip
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1, help="threads of a rank (default: 1)")
-    parser.add_argument("--turn", type=int, default=2, metavar="STEPS", help="steps of a turn (default: 2)")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    parser.add_argument(
-        "--keys", default="", metavar="KEYS", help="more keys of `train` for the launcher: `compile: true`"
-    )
+    _training.options(parser)
 
 
 def measure(options: argparse.Namespace) -> list[Comparison]:
