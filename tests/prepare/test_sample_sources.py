@@ -44,7 +44,9 @@ def truncated(encoder, text, length):
 
 @pytest.fixture
 def small_parts(workspace, monkeypatch):
-    """A corpus of several shards and several batches a shard."""
+    """A corpus of several shards and several batches a shard, in a cache of its own: other tests may prepare the same
+    text in shards of the usual size."""
+    monkeypatch.setenv("LAUNCHER_CACHE", str(workspace / "cache"))
     monkeypatch.setattr(_files, "PART", 2000)
     monkeypatch.setattr(source_shards, "_BATCH_ROWS", 7)
     support.corpus(workspace)
