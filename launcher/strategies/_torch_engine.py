@@ -1,7 +1,7 @@
 """Engines with torch parameters and a torch optimiser."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -9,7 +9,6 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 
 from launcher.distributed.sharded_tensors import is_sharded
 from launcher.strategies import Engine, Exchange, NonfiniteGradients
-from launcher.strategies._embedding_rows import Table, adding
 
 
 class TorchEngine(Engine):
@@ -19,20 +18,13 @@ class TorchEngine(Engine):
     nothing (the interface of torch.amp.GradScaler). Other optimisers may count their steps on the host, which must know
     whether there is one: `update` reads the factor. So it does for torch's fused SGD, which after a skipped first step
     would begin with a momentum that nothing has written, and for subclasses, whose `step` may look at gradients.
-    `tables`: those of the model that add gradients by rows.
     """
 
     exchanges: Exchange = "never"
     casts_once = True
 
-    def __init__(
-        self,
-        module: torch.nn.Module,
-        unwrapped: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        tables: Sequence[Table] = (),
-    ):
-        self.module, self.unwrapped, self._optimizer, self._tables = module, unwrapped, optimizer, tables
+    def __init__(self, module: torch.nn.Module, unwrapped: torch.nn.Module, optimizer: torch.optim.Optimizer):
+        self.module, self.unwrapped, self._optimizer = module, unwrapped, optimizer
         names = {p: name for name, p in unwrapped.named_parameters()}
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._names = [names[p] for p in self._parameters]
@@ -46,8 +38,7 @@ class TorchEngine(Engine):
         yield self.module
 
     def backward(self, loss: torch.Tensor) -> None:
-        with adding(self._tables):
-            loss.backward()
+        loss.backward()
 
     def norm(self) -> torch.Tensor:
         return torch.linalg.vector_norm(self._norms_of_parts())

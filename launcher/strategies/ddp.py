@@ -94,7 +94,7 @@ class Strategy(strategies.Strategy[Config]):
     def wrap(self, unwrapped: EngineParts) -> Engine:
         from torch.nn.parallel import DistributedDataParallel
 
-        from launcher.strategies import _embedding_rows, _fsdp_engine
+        from launcher.strategies import _fsdp_engine
         from launcher.strategies._torch_engine import ReplicatedEngine, TorchEngine, in_bf16
 
         process = unwrapped.process
@@ -102,9 +102,8 @@ class Strategy(strategies.Strategy[Config]):
             mesh = self.axes(process.world)
             return _fsdp_engine.wrap(unwrapped, {"replica": mesh["replica"], "shard": 1, "tensor": mesh["tensor"]})
         optimizer = unwrapped.optimizer.for_model(unwrapped.model)
-        tables = _embedding_rows.convert(unwrapped.model, unwrapped.probe.layers.values())
         if process.world == 1:
-            return TorchEngine(unwrapped.model, unwrapped.model, optimizer, tables)
+            return TorchEngine(unwrapped.model, unwrapped.model, optimizer)
 
         module = DistributedDataParallel(
             unwrapped.model,
@@ -116,4 +115,4 @@ class Strategy(strategies.Strategy[Config]):
         module.broadcast_buffers = False  # buffers are equal from the start, and nothing here changes them
         if self.config.compress == "bf16":
             module.register_comm_hook(None, in_bf16)
-        return ReplicatedEngine(module, unwrapped.model, optimizer, tables)
+        return ReplicatedEngine(module, unwrapped.model, optimizer)

@@ -28,9 +28,6 @@ class Strategy(strategies.Strategy[Config]):
         return MemoryShare()
 
     def wrap(self, unwrapped: EngineParts) -> Engine:
-        from launcher.strategies import _embedding_rows
         from launcher.strategies._torch_engine import TorchEngine
 
-        model = unwrapped.model
-        tables = _embedding_rows.convert(model, unwrapped.probe.layers.values())
-        return TorchEngine(model, model, unwrapped.optimizer.for_model(model), tables)
+        return TorchEngine(unwrapped.model, unwrapped.model, unwrapped.optimizer.for_model(unwrapped.model))
