@@ -1,6 +1,7 @@
 """`launcher scaling`: tables of steps on devices that are not here, and mistakes in options."""
 
 import json
+from pathlib import Path
 
 import pytest
 import support
@@ -12,8 +13,9 @@ from launcher.tools import scaling
 WIDE = {"train__global_batch": 64, "train__precision": "bf16"}
 
 
-def test_tables_of_a_recipe(workspace):
+def test_tables_of_a_recipe(workspace, monkeypatch):
     """Both kinds of scaling; more devices than samples are named, not shown; the table fits 80 columns."""
+    monkeypatch.setenv("LAUNCHER_CACHE", str(Path("cache").absolute()))  # other tests prepare the same data
     file = support.write(support.mlm(**WIDE))
     shown = support.launcher("scaling", file, "--gpu", "H100", "--devices", "8,16,128").stdout
     lines = shown.splitlines()
