@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.config.base_model import Strict
-from launcher.plan.collectives import Collective, LinkRates, Phase, seconds
+from launcher.plan.collectives import Collective, LinkRates, seconds
 
 LAUNCH = 5e-6
 """Seconds in which a host launches a kernel. A typical value, which was not measured here."""
@@ -74,15 +74,16 @@ def predict(work: StepWork, device: DeviceRates, links: LinkRates, collectives: 
     arithmetic, passes, update = work.operations / device.flops, work.traffic / device.memory, work.update
     computing = arithmetic + passes
     late = max(0.0, work.kernels * LAUNCH - computing) if device.asynchronous else 0.0
-    took = {phase: [c for c in collectives if c.phase == phase and not c.waits] for phase in _PHASES}
-    spent = sum(seconds(one, links) for one in collectives)
+    spent = _sum(collectives, links)
     if device.asynchronous:
+        in_forward, in_backward, in_last = (
+            [one for one in collectives if one.phase == phase and not one.waits]
+            for phase in ("forward", "backward", "last backward")
+        )
         forward, backward = (computing + late) * work.forward, (computing + late) * (1 - work.forward)
-        last = max(0.0, (backward - _sum(took["backward"], links)) / work.micro_batches)
+        last = max(0.0, (backward - _sum(in_backward, links)) / work.micro_batches)
         hidden = (
-            _hidden(took["forward"], forward, links)
-            + _hidden(took["backward"], backward, links)
-            + _hidden(took["last backward"], last, links)
+            _hidden(in_forward, forward, links) + _hidden(in_backward, backward, links) + _hidden(in_last, last, links)
         )
     else:
         hidden = 0.0
@@ -93,9 +94,6 @@ def predict(work: StepWork, device: DeviceRates, links: LinkRates, collectives: 
         host=late + (HOST if device.asynchronous else 0.0),
         hidden=hidden,
     )
-
-
-_PHASES: tuple[Phase, ...] = ("forward", "backward", "last backward", "update")
 
 
 def _sum(collectives: Sequence[Collective], links: LinkRates) -> float:

@@ -6,6 +6,7 @@ dropout, the backward keeps probabilities and the mask. Without, it computes the
 than torch's fused attention, which takes no mask of dropout and twice the time in bf16.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
@@ -66,6 +67,11 @@ def in_autocast_precision(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.T
     precision = torch.get_autocast_dtype("cpu")
     query, key, value = (one if one.dtype == torch.float64 else one.to(precision) for one in tensors)
     return query, key, value
+
+
+def scale_of(query: torch.Tensor, scale: float | None) -> float:
+    """Return the factor of the scores: the given one, or torch's default for the width of a head."""
+    return 1 / math.sqrt(query.shape[-1]) if scale is None else scale
 
 
 def attention(

@@ -1,7 +1,5 @@
 """The attention "sdpa" of transformers, on a CPU in blocks where torch's fused kernel takes longer."""
 
-import math
-
 import torch
 
 from launcher.tasks import _attention_limits, _cpu_attention
@@ -39,9 +37,9 @@ def forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **more
         )
         return result
-    scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    factors = _cpu_attention.scale_of(query, scaling), 1.0
     limits = _attention_limits.of_call(*cast[:2], attention_mask, causal)
-    return _cpu_attention.attention(*cast, (scale, 1.0), None, limits).transpose(1, 2).contiguous(), None
+    return _cpu_attention.attention(*cast, factors, None, limits).transpose(1, 2).contiguous(), None
 
 
 def _in_blocks(

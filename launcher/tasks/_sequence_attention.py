@@ -6,7 +6,6 @@ equal length are computed together: by torch's scaled dot-product attention, on 
 """
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -92,7 +91,7 @@ def by_length(
         return replaced
     cast = _cpu_attention.in_autocast_precision(query, key, value)
     if not dropout and row.sequences.longest <= _cpu_attention.LONGEST and _cpu_attention.faster(*cast):
-        factors = 1 / math.sqrt(query.shape[-1]) if scale is None else scale, 1.0
+        factors = _cpu_attention.scale_of(query, scale), 1.0
         return _cpu_attention.row_attention(*cast, factors, None, window, row.sequences.runs)
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, number: int) -> torch.Tensor:

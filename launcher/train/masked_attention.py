@@ -1,7 +1,5 @@
 """Attention with a given dropout mask: in blocks on a CPU, elsewhere in single operations of torch."""
 
-import math
-
 import torch
 
 from launcher.contract.dropout import kept
@@ -20,7 +18,7 @@ def attention(
 ) -> torch.Tensor:
     """Return scaled dot-product attention. The arguments are those of torch's function; a position whose mask excludes
     all positions gets zeros."""
-    scale = _scale(query, scale)
+    scale = _cpu_attention.scale_of(query, scale)
     cast = _cpu_attention.in_autocast_precision(query, key, value)
     if _cpu_attention.computes(*cast, attn_mask):
         limits = _attention_limits.of_call(*cast[:2], attn_mask, is_causal)
@@ -56,7 +54,7 @@ def in_row(
     the dropout of each run."""
     cast = _cpu_attention.in_autocast_precision(query, key, value)
     if _cpu_dropout.applies(*cast):
-        factors = _scale(query, scale), 1 / kept(dropout)
+        factors = _cpu_attention.scale_of(query, scale), 1 / kept(dropout)
         return _cpu_attention.row_attention(*cast, factors, masks, window, row.sequences.runs)
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, number: int) -> torch.Tensor:
@@ -64,7 +62,3 @@ def in_row(
         return attention(query, key, value, mask, dropout, causal, scale, masks[number])
 
     return _sequence_attention.over_runs(query, key, value, row.sequences, attend)
-
-
-def _scale(query: torch.Tensor, scale: float | None) -> float:
-    return 1 / math.sqrt(query.shape[-1]) if scale is None else scale
