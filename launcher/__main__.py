@@ -2,7 +2,7 @@
 
 import sys
 
-from launcher.distributed import logs, output_streams, signals
+from launcher.distributed import garbage_collection, logs, output_streams, signals
 
 _LASTING = ("run", "sweep", "prepare", "submit", "cancel", "export")
 """Commands with lasting results. The others only print, and so end when the reader of their output ends."""
@@ -15,6 +15,7 @@ def main() -> None:
         signals.listen()
     output_streams.set_up(lasting=command in _LASTING)
     logs.set_up()
+    garbage_collection.seldom()
     from launcher import cli
 
     try:

@@ -13,7 +13,7 @@ from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
-from launcher.distributed import rank_device
+from launcher.distributed import garbage_collection, rank_device
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.models._adaptation import frozen
@@ -108,6 +108,7 @@ def build(
         saver=_saver(run, process, stop, None if progress.evaluation_due else resume),
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )  # fmt: skip
+    garbage_collection.resume()
     return built, notes + engine_notes
 
 

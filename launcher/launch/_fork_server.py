@@ -6,6 +6,7 @@ For the ranks' side see launcher.distributed.stop_requests.
 
 import signal
 
+from launcher.distributed import garbage_collection
 from launcher.distributed.signals import SIGNALS, signal_on_parent_death
 from launcher.launch import numa_binding
 
@@ -15,6 +16,7 @@ def _leave_to_ranks(number: int, frame: object) -> None:
     ranks would inherit it."""
 
 
+garbage_collection.pause()  # the ranks resume it
 numa_binding.silence()
 signal_on_parent_death(signal.SIGKILL)
 for _number in SIGNALS:
