@@ -1,31 +1,26 @@
 """Building of everything that the training loop of one rank needs, from a prepared run."""
 
 import dataclasses
-import shutil
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 
-from launcher.config import plugins, strict_json
+from launcher.config import plugins
 from launcher.config.errors import Problem, UserError
-from launcher.config.model import ModelConfig
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
 from launcher.distributed import garbage_collection, rank_device
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
+from launcher.models import _run_configuration
 from launcher.models._adaptation import frozen
-from launcher.models._transformers import save_configuration
 from launcher.plan import checkpoint_interval, layout, model_requirements, padding_probe, sample_order
 from launcher.plan.facts import Facts, total_steps
-from launcher.prepare import checkpoint_references, remote_code, run_setup, separate_test
+from launcher.prepare import checkpoint_references, run_setup, separate_test
 from launcher.prepare.prepared_samples import PreparedSamples
-from launcher.storage import cache_root, roll_backs, token_limit
+from launcher.storage import roll_backs, token_limit
 from launcher.storage.checkpoint_format import SavedCheckpoint
-from launcher.storage.partial_folder import filling
-from launcher.storage.run_dir import RunDir
 from launcher.strategies import Engine, EngineParts, _split_model_check
 from launcher.tasks import Batch, Task, _model_probes, _padded_attention, _token_batches
 from launcher.train import (
@@ -83,8 +78,9 @@ def build(
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
+    drawn: ModelRandomness | None = None
     if trains:
-        batches, padded = padding_free.adapt(model, task, batches, recipe.train, process)
+        batches, drawn, padded = padding_free.adapt(model, task, batches, recipe.train, process)
         notes += padded
     if validation is not None and not recipe.inner_task.generates:  # which takes padded rows
         validation, padded = evaluation_rows.adapt(
@@ -92,7 +88,7 @@ def build(
         )
         notes += [] if trains else padded
     probes = batches.probe_batches().to(process.device)
-    engine, randomness, engine_notes = build_engine(recipe, facts, process, task, model, probes)
+    engine, randomness, engine_notes = build_engine(recipe, facts, process, task, model, probes, drawn)
     process.set_timeouts()  # the engine has made groups of its own
     progress, other_dropout = _progress(recipe, engine, resume, left_out, trains)
     if other_dropout and randomness.modules:
@@ -154,44 +150,29 @@ def _model(
     config = recipe.model.at(step)
     _padded_attention.register()
     model, notes = plugins.model(config).build(model_requirements.of(recipe, run.facts), weights)
-    is_transformers = hasattr(getattr(model, "config", None), "save_pretrained")
-    if process.rank == 0 and is_transformers and not _has_configuration(run.folder):
-        _save_configuration(model, config, run.folder)
+    if process.rank == 0:
+        _run_configuration.save(model, config, run.folder)
     return model.to(device=process.device, dtype=STORED[recipe.train.precision]).train(), notes
 
 
-def _save_configuration(model: torch.nn.Module, config: ModelConfig, folder: RunDir) -> None:
-    """Write RUN/model, so that the run can be loaded without the source of the model. It includes the model's code if
-    the user trusts it."""
-    shutil.rmtree(folder.model, ignore_errors=True)  # it may be damaged
-    with filling(folder.model) as partial:
-        save_configuration(model, partial)
-        if config.trusted_source is not None and config.source is not None:
-            name, revision, file = config.source
-            remote_code.copy_code(Path(cache_root.found(name, revision), file).parent, partial)
-
-
-def _has_configuration(folder: RunDir) -> bool:
-    """Return whether RUN/model has a configuration that is not damaged."""
-    try:
-        strict_json.read_object(folder.model / "config.json", "")
-    except strict_json.DamagedFile:
-        return False
-    return True
-
-
 def build_engine(
-    recipe: Recipe, facts: Facts, process: ProcessGroup, task: Task, model: torch.nn.Module, probes: ProbeBatches
+    recipe: Recipe,
+    facts: Facts,
+    process: ProcessGroup,
+    task: Task,
+    model: torch.nn.Module,
+    probes: ProbeBatches,
+    drawn: ModelRandomness | None = None,
 ) -> tuple[Engine, ModelRandomness, list[str]]:
     """Probe the model, make it draw by the contract, compile it and wrap it. Returns engine, randomness and notes.
-    Raises UserError."""
+    `drawn`: the model's draws, if it draws by the contract already. Raises UserError."""
     example, precision = probes.one.batch, recipe.train.precision
     with model_probe.reported(model, recipe.task.kind):
         with autocast(precision, process.device):
             probe = model_probe.run(model, task, example)
         whole = model_probe.exact_loss(model, task, example, precision, process)
         notes = _freeze(model, probe.unreached)
-        randomness, more = _randomness(model, task, probes, recipe, process)
+        randomness, more = _randomness(drawn, model, task, probes, recipe, process)
         if recipe.train.deterministic:
             _try_backward(model, task, probes.together, randomness, precision)
     notes += more
@@ -224,16 +205,23 @@ def _freeze(model: torch.nn.Module, unreached: list[str]) -> list[str]:
 
 
 def _randomness(
-    model: torch.nn.Module, task: Task, probes: ProbeBatches, recipe: Recipe, process: ProcessGroup
+    drawn: ModelRandomness | None,
+    model: torch.nn.Module,
+    task: Task,
+    probes: ProbeBatches,
+    recipe: Recipe,
+    process: ProcessGroup,
 ) -> tuple[ModelRandomness, list[str]]:
-    """Make the model draw random numbers by the contract.
+    """Make the model draw random numbers by the contract, unless it does already.
 
     Returns its randomness, and a note on draws that still depend on the layout. With a strict contract, these raise
     UserError instead.
     """
-    randomness = randomness_probe.take_over(
-        model, lambda batch: task.loss(model, batch)[0], probes, recipe.train.precision
-    )
+    randomness = drawn
+    if randomness is None:
+        randomness = randomness_probe.take_over(
+            model, lambda batch: task.loss(model, batch)[0], probes, recipe.train.precision
+        )
     randomness.tensor_parallel = process.tensor_parallel
     randomness.tensor_parallel_rank = process.rank % process.tensor_parallel
     if not randomness.unreproducible:

@@ -8,6 +8,7 @@ from launcher.config import env_vars, paths, plugins, trust
 from launcher.config.cluster import Cluster
 from launcher.config.recipe import Recipe
 from launcher.config.training import seconds
+from launcher.config.types import Plugin
 from launcher.launch import Launch
 from launcher.plan.plan import Plan
 
@@ -15,8 +16,12 @@ Via = Literal["elastic", "torchrun", "accelerate"]
 
 
 def imports(recipe: Recipe) -> tuple[str, ...]:
-    """Return the modules that the recipe's ranks import, in addition to those of every rank."""
-    return plugins.model(recipe.model).imports
+    """Return the modules that the recipe's ranks import, in addition to those of every rank. Modules of the user's are
+    left to the ranks."""
+    parts: list[Plugin] = [recipe.model, recipe.task, recipe.optimizer, recipe.schedule, recipe.strategy, *recipe.sinks]
+    modules = dict.fromkeys(type(part).__module__ for part in parts)
+    own = [name for name in modules if name.startswith("launcher.")]
+    return (*plugins.model(recipe.model).imports, *own)
 
 
 def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:

@@ -27,12 +27,14 @@ class Model(ABC, Generic[C]):
     """Builder of a model, which also names the model's tokenizer. Base class of the models; each is created from the
     Config of its kind."""
 
-    imports: tuple[str, ...] = ()
-    """Modules that take seconds to import and do not use a device. The ranks of a machine are forked from a process
-    that has imported them."""
-
     def __init__(self, config: C):
         self.config = config
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """Modules that take seconds to import and do not use a device. The ranks of a machine are forked from a process
+        that has imported those that exist."""
+        return ()
 
     def tokenizer(self) -> "PretrainedTokenizer | str | None":
         """Return the model's own tokenizer: a folder, or a name on the hub with its revision; None: there is none."""

@@ -8,6 +8,7 @@ from pydantic import ConfigDict
 from launcher import models
 from launcher.config.base_model import hint
 from launcher.config.errors import Problem, UserError
+from launcher.models import _modeling_modules
 from launcher.models._adaptation import adapted
 from launcher.models._transformers import TransformersConfig, fit, make
 from launcher.plan.model_requirements import ModelRequirements
@@ -32,7 +33,9 @@ class Config(TransformersConfig):
 
 
 class Model(models.Model[Config]):
-    imports = ("transformers.modeling_utils",)
+    @property
+    def imports(self) -> tuple[str, ...]:
+        return _modeling_modules.of_type(self.config.type)
 
     def build(self, requirements: ModelRequirements, weights: bool = True) -> "tuple[torch.nn.Module, list[str]]":
         from transformers import CONFIG_MAPPING

@@ -11,6 +11,7 @@ from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.tokenizer import PretrainedTokenizer
 from launcher.config.trust import TrustRemoteCode
 from launcher.config.types import HubRepository
+from launcher.models import _modeling_modules
 from launcher.models._adaptation import adapted
 from launcher.models._new_weights import renew, renewed
 from launcher.models._transformers import TransformersConfig, check_length, complete, fit, make
@@ -46,7 +47,9 @@ class Config(TransformersConfig):
 
 
 class Model(models.Model[Config]):
-    imports = ("transformers.modeling_utils",)
+    @property
+    def imports(self) -> tuple[str, ...]:
+        return _modeling_modules.of_folder(Path(cache_root.found(self.config.name, self.config.revision)))
 
     def tokenizer(self) -> PretrainedTokenizer:
         trusted = self.config.trust_remote_code

@@ -12,6 +12,7 @@ from launcher.config.errors import Problem, UserError, first_line
 from launcher.config.model import ModelConfig
 from launcher.config.trust import TrustRemoteCode
 from launcher.config.types import RunReference
+from launcher.models import _modeling_modules
 from launcher.models._adaptation import adapted, group, plain
 from launcher.models._new_weights import renew, renewed
 from launcher.models._transformers import TransformersConfig, fit, make, take_generation
@@ -61,7 +62,9 @@ class Config(TransformersConfig):
 
 
 class Model(models.Model[Config]):
-    imports = ("transformers.modeling_utils",)
+    @property
+    def imports(self) -> tuple[str, ...]:
+        return _modeling_modules.of_folder(RunDir(Path(cache_root.found(self.config.run))).model)
 
     def tokenizer(self) -> str | None:
         folder = RunDir(Path(cache_root.found(self.config.run)))

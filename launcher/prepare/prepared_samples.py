@@ -83,8 +83,14 @@ def _values(column: pa.Array) -> Sequence[object]:
 
 
 def _numpy(values: pa.Array) -> NDArray[Any]:
-    """Return the values of a column. Plain numbers do not take pyarrow's own way, which imports pandas."""
+    """Return the values of a column. Numbers, booleans and texts do not take pyarrow's own way, which may import
+    pandas."""
     kind = values.type
-    if values.null_count == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        return np.from_dlpack(values)
+    if values.null_count == 0:
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            return np.from_dlpack(values)
+        if pa.types.is_boolean(kind):
+            return np.from_dlpack(values.cast(pa.uint8())).view(np.bool_)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array(values.to_pylist(), dtype=object)
     return np.asarray(values.to_numpy(zero_copy_only=False))

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from launcher.tasks import IGNORE, Batch, _linear_cross_entropy, _model_probes
 
-_ROWS = 8
-"""Maximum number of rows whose gradients are compared."""
+_ROWS, _CLASSES = 8, 4096
+"""Maximum number of rows and classes whose gradients are compared."""
 
 
 class LogitsTask(Protocol):
@@ -169,8 +169,10 @@ def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _exact_gradients(layer: nn.Linear, inputs: torch.Tensor, labels: torch.Tensor) -> bool:
-    """Return whether the gradients of the summed loss are those of the plain computation, for inputs of the layer."""
-    tensors = [inputs, layer.weight] if layer.bias is None else [inputs, layer.weight, layer.bias]
+    """Return whether the gradients of the summed loss are those of the plain computation, for inputs of the layer. The
+    labels are below _ROWS."""
+    of_classes = [layer.weight[:_CLASSES]] + ([] if layer.bias is None else [layer.bias[:_CLASSES]])
+    tensors = [inputs, *of_classes]
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     bias = leaves[2] if len(leaves) > 2 else None
     with torch.enable_grad():

@@ -18,6 +18,7 @@ from launcher.tasks import Batch, Sample, Task, _packed_rows, _sequence_attentio
 from launcher.train import randomness_probe
 from launcher.train.data_loader import RankBatches, tensors, to
 from launcher.train.precision import COMPUTED, STORED, autocast
+from launcher.train.sample_randomness import ModelRandomness
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,35 +37,38 @@ _ENCODERS = ("encoder", "transformer", "layer", "layers")
 
 def adapt(
     model: torch.nn.Module, task: Task, batches: RankBatches, train: Train, process: ProcessGroup
-) -> tuple[RankBatches, list[str]]:
+) -> tuple[RankBatches, ModelRandomness | None, list[str]]:
     """Make a model compute rows without padding if the recipe wants it and its outputs stay the same.
 
-    Returns the batches, and a note if they stay padded because of the model. They also do if layers are compiled, which
+    Returns the batches; the draws of the model, which has been made to draw by the contract if the batches have no
+    padding; and a note if they stay padded because of the model. They also do if layers are compiled, which
     would be done again for other lengths, and on an accelerator without a kernel for them. Samples that share packed
     rows need no mask then. The decision is the same on all ranks. Raises UserError if the recipe requires such rows in
     vain.
     """
     if batches.equal_lengths or train.padding_free is False or train.compile or not task.padding_free:
-        return batches, []
+        return batches, None, []
     if train.padding_free == "auto" and (slow := without_kernel(model, train.precision, process.device)):
-        return batches, _padded_note(slow, batches)
+        return batches, None, _padded_note(slow, batches)
     padded = replace(batches, row=None)
-    free, hooks = replace(padded, padding_free=True), None
+    free, hooks, randomness = replace(padded, padding_free=True), None, ModelRandomness()
     try:
         check_task(task)
         inputs = padded.probe_batches().together.batch["inputs"]
         hooks = attach(model, *examples(inputs, task, process.device), train.precision)
-        reason = _other_draws(model, task, free, train, process)
+        randomness, reason = _draws(model, task, free, train, process)
     except Inexact as inexact:
         reason = str(inexact)
     reason = next(filter(None, process.all_gather_objects(reason)), "")
     if not reason:
-        return free, []
+        return free, randomness, []
+    for name in [*randomness.modules]:
+        randomness.release(name, model.get_submodule(name))
     if hooks is not None:
         hooks.remove()
     if train.padding_free is True:
         raise UserError(Problem("train.padding_free", f"{reason} (take auto)"))
-    return batches, _padded_note(reason, batches)
+    return batches, None, _padded_note(reason, batches)
 
 
 def _padded_note(reason: str, batches: RankBatches) -> list[str]:
@@ -114,22 +118,23 @@ def examples(inputs: Batch, task: Task, device: torch.device) -> tuple[Batch, Ba
     return padded, row
 
 
-def _other_draws(model: torch.nn.Module, task: Task, free: RankBatches, train: Train, process: ProcessGroup) -> str:
-    """Return how the loss or draws of a sample in a row differ from those of the sample alone; empty: they do not."""
+def _draws(
+    model: torch.nn.Module, task: Task, free: RankBatches, train: Train, process: ProcessGroup
+) -> tuple[ModelRandomness, str]:
+    """Make the model draw by the contract. Returns its draws, and how those or the loss of a sample in a row differ
+    from those of the sample alone; empty: they do not."""
     training = model.training
     model.eval()
     try:
         probes = free.probe_batches().to(process.device)
-        with torch.no_grad():
+        with torch.no_grad(), autocast(train.precision, process.device):
             task.loss(model, probes.together.batch)
     except Exception as error:  # a task of the user's own may raise anything
-        return f"{type(task).__module__} takes no rows without padding: {first_line(error)[:160]}"
+        return ModelRandomness(), f"{type(task).__module__} takes no rows without padding: {first_line(error)[:160]}"
     finally:
         model.train(training)
     randomness = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], probes, train.precision)
-    for name in [*randomness.modules]:
-        randomness.release(name, model.get_submodule(name))
-    return "; ".join(randomness.unreproducible)
+    return randomness, "; ".join(randomness.unreproducible)
 
 
 class Inexact(Exception):

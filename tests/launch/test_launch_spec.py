@@ -55,7 +55,7 @@ def test_accelerate_gets_the_resolved_recipe_and_nothing_of_the_users_configurat
 def test_a_small_model_is_trained_without_transformers():
     """Of the ranks' server all is imported but the module that ties its life to the launcher's."""
     small, bert = (Recipe.model_validate(made) for made in (support.small(), support.mlm()))
-    assert launch_spec.imports(bert) == ("transformers.modeling_utils",)
+    assert "transformers.modeling_utils" in launch_spec.imports(bert)
     named = [name for name in (*elastic_agent.IMPORTS, *launch_spec.imports(small)) if not name.endswith("_server")]
     code = f"import sys; [__import__(name) for name in {named}]; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -83,7 +83,7 @@ class Gathering:
 def test_an_evaluation_follows_the_test_of_its_training():
     task, made, padded = prepared("mlm", "bert")
     _, training = batches("mlm")
-    free, _ = padding_free.adapt(made, task, training, train(), ALONE)
+    free, _, _ = padding_free.adapt(made, task, training, train(), ALONE)
     hooks = len(made._forward_pre_hooks)
     assert evaluation_rows.adapt(made, task, padded, train(), ALONE, free)[0].padding_free
     assert evaluation_rows.adapt(made, task, padded, train(), ALONE, training) == (padded, [])
@@ -102,7 +102,7 @@ def test_without_a_kernel_for_dropout_evaluations_alone_have_no_padding(monkeypa
     monkeypatch.setattr(evaluation_rows, "_tested", lambda model, device: False)
     task, made, padded = prepared("sequence_classification", "bert")
     _, training = batches("sequence_classification")
-    rows, notes = padding_free.adapt(made, task, training, train(), ALONE)
+    rows, _, notes = padding_free.adapt(made, task, training, train(), ALONE)
     assert rows == training and "no kernel" in notes[0]
     assert evaluation_rows.adapt(made, task, padded, train(), ALONE, rows)[0].padding_free
     assert reasons == [True, False]

@@ -38,7 +38,7 @@ def test_losses_and_gradients_are_those_of_padded_rows(kind, type_, rate):
     made = model(task, type_, rate)
     task.prepare_model(made, padded.probe_batches().one.batch)
     loss, gradient, before = walk(made, task, padded)
-    free, notes = padding_free.adapt(made, task, padded, train(), ALONE)
+    free, _, notes = padding_free.adapt(made, task, padded, train(), ALONE)
     assert notes == [] and free.padding_free
     found, other, after = walk(made, task, free)
     assert any("sequences" in micro["inputs"] for micro in after.micro_batches)
@@ -54,7 +54,7 @@ def test_in_fp32_losses_agree_within_1e_5(type_):
     task, padded = batches("sequence_classification")
     made = model(task, type_, dtype=torch.float32)
     loss = walk(made, task, padded, "fp32")[0]
-    free, _ = padding_free.adapt(made, task, padded, train(precision="fp32"), ALONE)
+    free, _, _ = padding_free.adapt(made, task, padded, train(precision="fp32"), ALONE)
     assert walk(made, task, free, "fp32")[0] == pytest.approx(loss, rel=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_a_recomputed_layer_attends_to_the_same_sequences():
 
     task, padded = batches("sequence_classification")
     made = model(task, "bert", 0.0)
-    free, _ = padding_free.adapt(made, task, padded, train(), ALONE)
+    free, _, _ = padding_free.adapt(made, task, padded, train(), ALONE)
     gradient = walk(made, task, free)[1]
     keys = train(activation_checkpointing="layers")
     compile_and_recompute.apply(made.bert.encoder.layer, keys, ModelRandomness())
@@ -82,7 +82,7 @@ def test_a_recomputed_layer_attends_to_the_same_sequences():
 def test_a_model_that_does_not_keep_samples_apart_stays_padded(kind, type_, what):
     task, padded = batches(kind)
     made = model(task, type_)
-    free, notes = padding_free.adapt(made, task, padded, train(), ALONE)
+    free, _, notes = padding_free.adapt(made, task, padded, train(), ALONE)
     assert free == padded and len(notes) == 1 and what in notes[0]
     assert made.config._attn_implementation in ("sdpa", "eager")
     assert not made._forward_pre_hooks
@@ -108,11 +108,11 @@ def test_on_a_gpu_attention_needs_a_kernel_for_all_lengths(monkeypatch, precisio
     assert padding_free.without_kernel(made, precision, gpu) == what
     if what:
         on_gpu = replace(ALONE, device=gpu)
-        free, notes = padding_free.adapt(made, task, padded, train(precision=precision), on_gpu)
+        free, _, notes = padding_free.adapt(made, task, padded, train(precision=precision), on_gpu)
         assert free is padded and notes == [f"samples of different lengths are padded: {what}"]
         assert not made._forward_pre_hooks
         packed = replace(padded, row=24)
-        assert padding_free.adapt(made, task, packed, train(precision=precision), on_gpu) == (packed, [])
+        assert padding_free.adapt(made, task, packed, train(precision=precision), on_gpu) == (packed, None, [])
 
 
 def test_tf32_may_round_more_than_fp32(monkeypatch):
@@ -127,7 +127,7 @@ def test_tf32_may_round_more_than_fp32(monkeypatch):
 
 def test_a_model_that_is_none_of_transformers_stays_padded():
     task, padded = batches("sequence_classification")
-    _, notes = padding_free.adapt(torch.nn.Linear(1, 1), task, padded, train(), ALONE)
+    _, _, notes = padding_free.adapt(torch.nn.Linear(1, 1), task, padded, train(), ALONE)
     assert notes == ["samples of different lengths are padded: Linear is no model of transformers"]
 
 
@@ -137,7 +137,7 @@ def test_a_task_with_a_collate_of_its_own_needs_its_own_concatenate():
             return super().collate(samples) | {"extra": np.zeros(len(samples))}
 
     own, padded = Own(sequence_classification.Config(), FACTS), batches("sequence_classification")[1]
-    free, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
+    free, _, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
     assert not free.padding_free and "has a collate, but no concatenate" in notes[0]
 
 
@@ -148,7 +148,7 @@ def test_a_task_whose_loss_reads_a_padding_mask_stays_padded():
             return super().loss(model, batch)[0] * (1 if padded is False else padded.sum()), 1.0
 
     own, padded = Own(sequence_classification.Config(), FACTS), batches("sequence_classification")[1]
-    free, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
+    free, _, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
     assert not free.padding_free and "takes no rows without padding: 'attention_mask'" in notes[0]
 
 
@@ -159,7 +159,7 @@ def test_a_task_whose_loss_reads_a_padding_mask_stays_padded():
 def test_without_a_need_nothing_is_tried(keys, more):
     task, padded = batches("mlm")
     padded = replace(padded, **more)
-    assert padding_free.adapt(torch.nn.Linear(1, 1), task, padded, train(**keys), ALONE) == (padded, [])
+    assert padding_free.adapt(torch.nn.Linear(1, 1), task, padded, train(**keys), ALONE) == (padded, None, [])
 
 
 @pytest.mark.parametrize("kind", ["mlm", "causal_lm"])
@@ -170,7 +170,7 @@ def test_packed_rows_need_no_mask_then(kind):
     task.prepare_model(made, packed.probe_batches().one.batch)
     loss, gradient, before = walk(made, task, packed)
     assert "documents" in before.micro_batches[0]
-    free, notes = padding_free.adapt(made, task, packed, train(), ALONE)
+    free, _, notes = padding_free.adapt(made, task, packed, train(), ALONE)
     found, other, after = walk(made, task, free)
     assert notes == [] and not any("documents" in micro for micro in after.micro_batches)
     assert after.digest == before.digest and after.padded == after.tokens
@@ -181,14 +181,14 @@ def test_packed_rows_need_no_mask_then(kind):
 def test_packed_rows_keep_their_masks_where_a_model_needs_them():
     task, padded = batches("mlm", samples="packed")
     packed = replace(padded, row=24)
-    assert padding_free.adapt(model(task, "deberta-v2"), task, packed, train(), ALONE) == (packed, [])
+    assert padding_free.adapt(model(task, "deberta-v2"), task, packed, train(), ALONE) == (packed, None, [])
 
 
 @pytest.mark.parametrize(("kind", "type_"), CASES)
 def test_predictions_are_those_of_padded_rows(kind, type_):
     task, padded = batches(kind)
     made = model(task, type_)
-    free, _ = padding_free.adapt(made, task, padded, train(), ALONE)
+    free, _, _ = padding_free.adapt(made, task, padded, train(), ALONE)
     made.eval()
     with torch.no_grad():
         one, other = (task.predict(made, each.probe_batches().together.batch) for each in (padded, free))
