@@ -14,9 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from launcher.config import env_vars
+from launcher.distributed import garbage_collection
 
 if __name__ == "__main__":
     env_vars.set_rank_defaults(os.environ)  # before torch is imported, which reads some of them at once
+    garbage_collection.seldom()
 
 from launcher.config import load, paths, trust
 from launcher.config.errors import UserError

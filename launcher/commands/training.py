@@ -23,14 +23,19 @@ def run(
 ) -> None:
     """Plan, prepare and train here, once for each seed or fold. A run folder with a checkpoint is resumed."""
     from launcher.config import load
-    from launcher.tools import folds, run_command, seeds
+    from launcher.tools import local_start
     from launcher.tools.tune import tuned_file
 
     file, overrides = command_exit.recipe_of(bundle, recipe, overrides or [])
     restarts = [] if max_restarts is None else [f"cluster.max_restarts={max_restarts}"]
     profile, overrides = load.profile(cluster, overrides, *restarts)
-    run_command.check_starts_here(file, overrides, profile)
+    local_start.check_starts_here(file, overrides, profile)
     loaded = tuned_file.applied(load.recipe(file, overrides), profile, ranks, untuned)
+    if via is options.Starter.elastic and profile.scheduler.on_this_machine:
+        local_start.warm_up(loaded.value, profile, ranks)
+
+    from launcher.tools import folds, run_command, seeds  # while the server of the ranks imports
+
     train = seeds.train if loaded.value.seeds > 1 else run_command.train
     if loaded.value.data.folds is not None:
         train = folds.train

@@ -1,26 +1,27 @@
-"""Garbage collection of a process that starts: the thousands of modules and classes of its imports are no garbage.
-
-Searching them takes a fifth of the time of the imports, again and again.
+"""Garbage collection of a process that starts. The thousands of modules and classes of its imports are no garbage, and
+searching them again and again takes a fifth of the time.
 """
 
 import gc
 
-_SELDOM = 50_000
-"""Objects after which a command's first generation is searched; Python's default is 700."""
+_USUAL = gc.get_threshold()
+_SELDOM = (50_000, 100, 100)
 
 
 def seldom() -> None:
-    """Collect seldom in this process: most of what a command creates is imported."""
-    gc.set_threshold(_SELDOM)
+    """Collect seldom from now on: most objects of a command, or of a rank that starts, stay."""
+    gc.set_threshold(*_SELDOM)
 
 
 def pause() -> None:
-    """Collect nothing until `resume`, here and in forked processes."""
+    """Collect nothing, here and in forked processes, until `resume`."""
     gc.disable()
 
 
 def resume() -> None:
-    """Collect again after `pause`. What is there by now is never searched, as it would be in the middle of a step."""
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
+    """Collect as usual again. Objects that exist by now are not searched any more, which would delay a step."""
+    if gc.isenabled() and gc.get_threshold() == _USUAL:
+        return
+    gc.freeze()
+    gc.set_threshold(*_USUAL)
+    gc.enable()

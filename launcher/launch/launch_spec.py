@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from launcher.config import env_vars, paths, plugins, trust
 from launcher.config.cluster import Cluster
@@ -10,7 +10,9 @@ from launcher.config.recipe import Recipe
 from launcher.config.training import seconds
 from launcher.config.types import Plugin
 from launcher.launch import Launch
-from launcher.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from launcher.plan.plan import Plan
 
 Via = Literal["elastic", "torchrun", "accelerate"]
 
@@ -24,7 +26,7 @@ def imports(recipe: Recipe) -> tuple[str, ...]:
     return (*plugins.model(recipe.model).imports, *own)
 
 
-def train(plan: Plan, cluster: Cluster, via: Via = "elastic") -> Launch:
+def train(plan: "Plan", cluster: Cluster, via: Via = "elastic") -> Launch:
     """Return the launch of this machine's training ranks, on as many machines as the plan has."""
     return Launch(
         folder=Path(plan.folder),
@@ -46,7 +48,7 @@ def environment(cluster: Cluster) -> dict[str, str]:
     return env_vars.of_interface(cluster.interface) | cluster.env
 
 
-def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int, split: str = "validation") -> Launch:
+def evaluate(plan: "Plan", env: Mapping[str, str], checkpoint: str | int, split: str = "validation") -> Launch:
     """Return the launch of ranks that evaluate a checkpoint on a side of the data."""
     return Launch(
         Path(plan.folder), plan.ranks, plan.device, plan.threads or 1, job="evaluate", checkpoint=checkpoint,
@@ -54,18 +56,18 @@ def evaluate(plan: Plan, env: Mapping[str, str], checkpoint: str | int, split: s
     )  # fmt: skip
 
 
-def tune(plan: Plan, env: Mapping[str, str]) -> Launch:
+def tune(plan: "Plan", env: Mapping[str, str]) -> Launch:
     """Return the launch of ranks that measure settings of the recipe (see launcher.tuning)."""
     return Launch(Path(plan.folder), plan.ranks, plan.device, plan.threads or 1, job="tune", env=dict(env))
 
 
-def measure(plan: Plan, env: Mapping[str, str], steps: int) -> Launch:
+def measure(plan: "Plan", env: Mapping[str, str], steps: int) -> Launch:
     """Return the launch of ranks that measure some steps."""
     folder, threads = Path(plan.folder), plan.threads or 1
     return Launch(folder, plan.ranks, plan.device, threads, job="measure", steps=steps, env=dict(env))
 
 
-def _argv(plan: Plan, via: Via) -> tuple[str, ...]:
+def _argv(plan: "Plan", via: Via) -> tuple[str, ...]:
     """Return the module that starts the ranks, and its arguments. The rendezvous of its agent and of the ranks is a
     file (see launcher.launch.starter)."""
     # the worker loads the stored recipe of the run folder

@@ -23,6 +23,7 @@ from launcher.config.atomic_files import write
 from launcher.config.errors import UserError, first_line
 from launcher.config.types import SchedulerConfig
 from launcher.distributed import (
+    garbage_collection,
     health_check,
     hostlist,
     logs,
@@ -285,12 +286,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hosts", default="", help="all hosts, separated by commas (default: those of the Slurm step)")
     parser.add_argument("--batch", action="store_true", help="let the batch script print the last message")
     parser.add_argument("--lifeline", action="store_true", help="leave when standard input ends")
-    what = "set the variables in the first line of standard input, a JSON object"
-    parser.add_argument("--environment", action="store_true", help=what)
+    parser.add_argument("--environment", action="store_true", help="set the variables of standard input's first line")
     return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
+    garbage_collection.seldom()
     output_streams.set_up(lasting=True)
     logs.set_up()
     try:

@@ -1,9 +1,6 @@
 """`launcher run`: plan, prepare and train on this machine. A run with a checkpoint resumes."""
 
 import atexit
-import logging
-import os
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,31 +13,16 @@ from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
-from launcher.distributed import launch_env, private_tmp, run_ledger, signals
+from launcher.distributed import private_tmp, run_ledger, signals
 from launcher.distributed.exit_codes import DONE, STOPPED
-from launcher.launch import execute, launch_spec
+from launcher.launch import launch_spec
 from launcher.launch.execute import Outcome
 from launcher.plan import writable_folders
 from launcher.prepare import run_setup
 from launcher.schedulers import JobRequest
 from launcher.storage.run_dir import RunDir, over
-from launcher.tools import tables
+from launcher.tools import local_start, tables
 from launcher.tools.status import run_summary
-
-_log = logging.getLogger(__name__)
-
-
-def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -> None:
-    """Raise UserError, with the command to submit, for a cluster with a queue. Log a note if the run uses only one node
-    of an allocation of several."""
-    if plugins.is_queued(profile.scheduler):
-        words = ["launcher", "submit", recipe, "--cluster", profile.reference, *overrides, *profile.overrides]
-        what = f"of kind {profile.kind}, where runs wait for their turn ({shlex.join(words)})"
-        raise UserError(f"--cluster {profile.reference}: {what}")
-    nodes = launch_env.allocated_nodes()
-    if profile.scheduler.on_this_machine and nodes > 1:
-        what = f"this allocation has {nodes} nodes, and this run uses the one it is on"
-        _log.info("note: %s (launcher submit, or srun python -m launcher.worker, uses all)", what)
 
 
 def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
@@ -96,9 +78,7 @@ def _prepare(
         raise UserError(f"--via {via}: is of one machine (leave it out: each host of the cluster gets an agent)")
     problems = [*problems, *writable_folders.run(RunDir(paths.RUNS / known.name))]
     if via == "elastic" and profile.scheduler.on_this_machine:
-        os.environ.update(launch_spec.environment(profile))  # must come before an import reads it
-        if not (problems := [*problems, *writable_folders.ranks(known, profile, ranks)]):
-            execute.warm_up(launch_spec.imports(known))
+        problems += local_start.warm_up(known, profile, ranks, problems)
     begin = time.monotonic()
     run = run_setup.validate(recipe, profile, ranks, problems)
     if resume and run.resume is None:

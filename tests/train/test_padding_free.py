@@ -13,10 +13,23 @@ from launcher.tasks import _token_batches, sequence_classification
 from launcher.train import padding_free, randomness_probe
 
 
-def walk(model, task, batches, precision="fp64"):
+def adapt(model, task, batches, keys):
+    """Adapt the model and its batches, and let it draw from torch's generator as before."""
+    rows, drawn, notes = padding_free.adapt(model, task, batches, keys, ALONE)
+    if drawn is not None:
+        release(drawn, model)
+    return rows, notes
+
+
+def release(drawn, model):
+    for name in [*drawn.modules]:
+        drawn.release(name, model.get_submodule(name))
+
+
+def walk(model, task, batches, precision="fp64", drawn=None):
     """The loss, the gradient and the digest of the first step, and whether rows had no padding."""
     probes = batches.probe_batches()
-    randomness = randomness_probe.take_over(model, lambda batch: task.loss(model, batch)[0], probes, precision)
+    randomness = drawn or randomness_probe.take_over(model, lambda b: task.loss(model, b)[0], probes, precision)
     assert randomness.unreproducible == []
     batch, total = batches[0], 0.0
     model.zero_grad()
@@ -26,8 +39,7 @@ def walk(model, task, batches, precision="fp64"):
             loss.backward()
         total += float(loss.detach())
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    for name in [*randomness.modules]:
-        randomness.release(name, model.get_submodule(name))
+    release(randomness, model)
     return total, gradient, batch
 
 
@@ -38,9 +50,9 @@ def test_losses_and_gradients_are_those_of_padded_rows(kind, type_, rate):
     made = model(task, type_, rate)
     task.prepare_model(made, padded.probe_batches().one.batch)
     loss, gradient, before = walk(made, task, padded)
-    free, _, notes = padding_free.adapt(made, task, padded, train(), ALONE)
+    free, drawn, notes = padding_free.adapt(made, task, padded, train(), ALONE)
     assert notes == [] and free.padding_free
-    found, other, after = walk(made, task, free)
+    found, other, after = walk(made, task, free, drawn=drawn)
     assert any("sequences" in micro["inputs"] for micro in after.micro_batches)
     assert after.digest == before.digest and after.weight == before.weight
     assert after.padded == after.tokens < before.padded
@@ -54,7 +66,7 @@ def test_in_fp32_losses_agree_within_1e_5(type_):
     task, padded = batches("sequence_classification")
     made = model(task, type_, dtype=torch.float32)
     loss = walk(made, task, padded, "fp32")[0]
-    free, _, _ = padding_free.adapt(made, task, padded, train(precision="fp32"), ALONE)
+    free, _ = adapt(made, task, padded, train(precision="fp32"))
     assert walk(made, task, free, "fp32")[0] == pytest.approx(loss, rel=1e-5)
 
 
@@ -64,7 +76,7 @@ def test_a_recomputed_layer_attends_to_the_same_sequences():
 
     task, padded = batches("sequence_classification")
     made = model(task, "bert", 0.0)
-    free, _, _ = padding_free.adapt(made, task, padded, train(), ALONE)
+    free, _ = adapt(made, task, padded, train())
     gradient = walk(made, task, free)[1]
     keys = train(activation_checkpointing="layers")
     compile_and_recompute.apply(made.bert.encoder.layer, keys, ModelRandomness())
@@ -82,7 +94,7 @@ def test_a_recomputed_layer_attends_to_the_same_sequences():
 def test_a_model_that_does_not_keep_samples_apart_stays_padded(kind, type_, what):
     task, padded = batches(kind)
     made = model(task, type_)
-    free, _, notes = padding_free.adapt(made, task, padded, train(), ALONE)
+    free, notes = adapt(made, task, padded, train())
     assert free == padded and len(notes) == 1 and what in notes[0]
     assert made.config._attn_implementation in ("sdpa", "eager")
     assert not made._forward_pre_hooks
@@ -127,7 +139,7 @@ def test_tf32_may_round_more_than_fp32(monkeypatch):
 
 def test_a_model_that_is_none_of_transformers_stays_padded():
     task, padded = batches("sequence_classification")
-    _, _, notes = padding_free.adapt(torch.nn.Linear(1, 1), task, padded, train(), ALONE)
+    _, notes = adapt(torch.nn.Linear(1, 1), task, padded, train())
     assert notes == ["samples of different lengths are padded: Linear is no model of transformers"]
 
 
@@ -137,7 +149,7 @@ def test_a_task_with_a_collate_of_its_own_needs_its_own_concatenate():
             return super().collate(samples) | {"extra": np.zeros(len(samples))}
 
     own, padded = Own(sequence_classification.Config(), FACTS), batches("sequence_classification")[1]
-    free, _, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
+    free, notes = adapt(model(own, "bert"), own, replace(padded, task=own), train())
     assert not free.padding_free and "has a collate, but no concatenate" in notes[0]
 
 
@@ -148,7 +160,7 @@ def test_a_task_whose_loss_reads_a_padding_mask_stays_padded():
             return super().loss(model, batch)[0] * (1 if padded is False else padded.sum()), 1.0
 
     own, padded = Own(sequence_classification.Config(), FACTS), batches("sequence_classification")[1]
-    free, _, notes = padding_free.adapt(model(own, "bert"), own, replace(padded, task=own), train(), ALONE)
+    free, notes = adapt(model(own, "bert"), own, replace(padded, task=own), train())
     assert not free.padding_free and "takes no rows without padding: 'attention_mask'" in notes[0]
 
 
@@ -170,7 +182,7 @@ def test_packed_rows_need_no_mask_then(kind):
     task.prepare_model(made, packed.probe_batches().one.batch)
     loss, gradient, before = walk(made, task, packed)
     assert "documents" in before.micro_batches[0]
-    free, _, notes = padding_free.adapt(made, task, packed, train(), ALONE)
+    free, notes = adapt(made, task, packed, train())
     found, other, after = walk(made, task, free)
     assert notes == [] and not any("documents" in micro for micro in after.micro_batches)
     assert after.digest == before.digest and after.padded == after.tokens
@@ -188,7 +200,7 @@ def test_packed_rows_keep_their_masks_where_a_model_needs_them():
 def test_predictions_are_those_of_padded_rows(kind, type_):
     task, padded = batches(kind)
     made = model(task, type_)
-    free, _, _ = padding_free.adapt(made, task, padded, train(), ALONE)
+    free, _ = adapt(made, task, padded, train())
     made.eval()
     with torch.no_grad():
         one, other = (task.predict(made, each.probe_batches().together.batch) for each in (padded, free))
