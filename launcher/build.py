@@ -78,15 +78,8 @@ def build(
         notes.append(padding_probe.note(type(model).__name__))
         batches = dataclasses.replace(batches, equal_lengths=True)
         validation = validation and dataclasses.replace(validation, equal_lengths=True)
-    drawn: ModelRandomness | None = None
-    if trains:
-        batches, drawn, padded = padding_free.adapt(model, task, batches, recipe.train, process)
-        notes += padded
-    if validation is not None and not recipe.inner_task.generates:  # which takes padded rows
-        validation, padded = evaluation_rows.adapt(
-            model, task, validation, recipe.train, process, batches if trains else None
-        )
-        notes += [] if trains else padded
+    batches, validation, drawn, padded = _without_padding(recipe, process, task, model, batches, validation, trains)
+    notes += padded
     probes = batches.probe_batches().to(process.device)
     engine, randomness, engine_notes = build_engine(recipe, facts, process, task, model, probes, drawn)
     process.set_timeouts()  # the engine has made groups of its own
@@ -153,6 +146,27 @@ def _model(
     if process.rank == 0:
         _run_configuration.save(model, config, run.folder)
     return model.to(device=process.device, dtype=STORED[recipe.train.precision]).train(), notes
+
+
+def _without_padding(
+    recipe: Recipe,
+    process: ProcessGroup,
+    task: Task,
+    model: torch.nn.Module,
+    batches: RankBatches,
+    validation: Parts | None,
+    trains: bool,
+) -> tuple[RankBatches, Parts | None, ModelRandomness | None, list[str]]:
+    """Let the model compute rows without padding where it can. Returns the batches of both sides, notes, and the draws
+    of the model if it draws by the contract now."""
+    drawn, notes = None, list[str]()
+    if trains:
+        batches, drawn, notes = padding_free.adapt(model, task, batches, recipe.train, process)
+    if validation is not None and not recipe.inner_task.generates:  # which takes padded rows
+        tested = batches if trains else None
+        validation, padded = evaluation_rows.adapt(model, task, validation, recipe.train, process, tested)
+        notes += [] if trains else padded
+    return batches, validation, drawn, notes
 
 
 def build_engine(
