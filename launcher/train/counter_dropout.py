@@ -247,13 +247,19 @@ def _word_blocks(
         words = lows[rows] + offsets
         shifted = torch.empty_like(words)
         for shift, factor in zip(definition.SHIFTS, (definition.FIRST, definition.SECOND, None), strict=True):
-            torch.bitwise_right_shift(words, shift, out=shifted)
-            words ^= shifted.bitwise_and_(2 ** (32 - shift) - 1)
+            torch.bitwise_right_shift(words, _number(shift), out=shifted)
+            words ^= shifted.bitwise_and_(_number(2 ** (32 - shift) - 1))
             if factor is not None:
-                words *= _signed(factor)
+                words *= _number(_signed(factor))
             if factor == definition.FIRST:
                 words ^= highs[rows]
         yield rows, words
+
+
+@cache
+def _number(value: int) -> torch.Tensor:
+    """Return a scalar, int32. torch would convert a number of Python anew in each operation."""
+    return torch.tensor(value, dtype=torch.int32)
 
 
 @_by_rows_in_blocks.register_fake  # type: ignore[untyped-decorator]
