@@ -10,13 +10,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
-from launcher.config import key_names, messages, strict_numbers
+from launcher.config import field_descriptions, key_names, messages, strict_numbers
 
 
 def hint(word: str, known: Iterable[str]) -> str:
@@ -43,11 +45,10 @@ def error_details(error: ValidationError, *prefix: str) -> list[InitErrorDetails
 
 class Strict(BaseModel):
     """A frozen map of keys. Unknown keys are reported together with all other mistakes of the same map. Numbers are
-    strict (see launcher.config.strict_numbers). A docstring below a field is the field's description."""
+    strict (see launcher.config.strict_numbers). A docstring below a field is its description (see
+    launcher.config.field_descriptions)."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def _nested_hint(cls, key: str) -> str:
@@ -88,19 +89,18 @@ class Strict(BaseModel):
         return validated
 
     @classmethod
-    def _inherit_descriptions(cls) -> None:
-        """Copy the base class's description to each field that is redeclared without one, such as `kind`."""
-        bases = [base for base in cls.__mro__[1:] if issubclass(base, BaseModel)]
-        for name, field in cls.model_fields.items():
-            if field.description is None:
-                declared = (base.model_fields[name] for base in bases if name in base.model_fields)
-                field.description = next((one.description for one in declared), None)
-
-    @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        cls._inherit_descriptions()
         schema: CoreSchema = strict_numbers.strict(handler(source))
         return schema
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = handler(schema)
+        descriptions = field_descriptions.of(cls)
+        for name, one in handler.resolve_ref_schema(found).get("properties", {}).items():
+            if name in descriptions:
+                one["description"] = descriptions[name]
+        return found
 
 
 def matching(pattern: str, what: str) -> AfterValidator:

@@ -4,6 +4,7 @@ The standard library has some 6,500 docstrings of 1.6 MB. Modules are parsed, ne
 """
 
 import ast
+import os
 import platform
 import sys
 import sysconfig
@@ -113,15 +114,22 @@ def _suggestion(package: str, names: set[str]) -> str:
 
 
 def _files(root: Path) -> list[Path]:
-    found = [root] if root.is_file() else sorted(root.rglob("*.py"))
-    return [file for file in found if not _EXCLUDED.intersection(file.relative_to(root).parts)]
+    if root.is_file():
+        return [root]
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _EXCLUDED]
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
+    return sorted(found)
 
 
 def _hash(roots: list[Path]) -> str:
     state = xxhash.xxh3_128()
     for root in roots:
         for file in _files(root):
-            state.update(f"{file.relative_to(root.parent)}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+            content = file.read_bytes()
+            state.update(f"{file.relative_to(root.parent)}\0{len(content)}\0".encode())
+            state.update(content)
     return str(state.hexdigest())
 
 

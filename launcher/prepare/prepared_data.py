@@ -19,7 +19,6 @@ from launcher.config.format import human, plural
 from launcher.config.recipe import Fold, Fraction, Recipe, Share
 from launcher.config.tokenizer import TrainTokenizer
 from launcher.prepare import bundle, source_shards, strata, tokenizer
-from launcher.prepare.preparation import Preparation
 from launcher.prepare.source_shards import SIDES, LeafSource
 from launcher.storage import cache, cache_root, disk_full
 from launcher.storage.lease import LeaseLost
@@ -89,6 +88,8 @@ def prepare(recipe: Recipe, name: str | None = None, processes: int | None = Non
     known = name or identity(recipe)
 
     def make(making: cache.FolderCreation) -> None:
+        from launcher.prepare.preparation import Preparation
+
         Preparation(recipe, known, making.work, making.whole, making.lease, processes).run()
 
     return fill(known, make, partial(identity, recipe))

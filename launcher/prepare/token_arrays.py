@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -117,6 +116,8 @@ class PairTemplate:
 
 def prefixed(prefix: str, texts: pa.Array) -> pa.Array:
     """Add a prefix to each text."""
+    import pyarrow.compute as pc
+
     first, separator = (pa.scalar(text, texts.type) for text in (prefix, ""))
     return pc.binary_join_element_wise(first, texts, separator)
 

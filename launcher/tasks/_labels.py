@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from launcher.config.base_model import hint
@@ -50,6 +49,8 @@ def check_prepared(labels: Collection[str], key: str, folder: Path) -> None:
 def indices(names: pa.Array, labels: Sequence[str], key: str) -> pa.Array:
     """Return the label number of each name, int64; IGNORE for null. Raises UserError for a name that is not in
     `labels`."""
+    import pyarrow.compute as pc
+
     numbers = pc.index_in(names, pa.array(labels, names.type))
     unknown = pc.and_(numbers.is_null(), names.is_valid())
     if pc.any(unknown).as_py():

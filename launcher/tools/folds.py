@@ -4,14 +4,17 @@ Each fold is a run with a separate folder, which validates the fold and trains o
 decides the fold of a row.
 """
 
+from typing import TYPE_CHECKING
+
 from launcher.config.cluster import Cluster
 from launcher.config.errors import Problem, UserError
 from launcher.config.load import Loaded
 from launcher.config.recipe import Recipe
-from launcher.launch import launch_spec
-from launcher.launch.execute import Outcome
 from launcher.plan.plan import Plan
-from launcher.tools import seeds
+
+if TYPE_CHECKING:
+    from launcher.launch import launch_spec
+    from launcher.launch.execute import Outcome
 
 
 def each(recipe: Loaded[Recipe]) -> list[Loaded[Recipe]]:
@@ -51,8 +54,12 @@ def noted(plan: Plan, recipe: Loaded[Recipe]) -> Plan:
     return plan.model_copy(update={"notes": [f"{what}, one after another", *plan.notes]})
 
 
-def train(recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: launch_spec.Via) -> Outcome:
+def train(
+    recipe: Loaded[Recipe], profile: Cluster, ranks: int | None, resume: bool, via: "launch_spec.Via"
+) -> "Outcome":
     """Train each fold, in order, until a run fails or is stopped. Returns the outcome. `resume`: refuse to start if the
     run of the first fold has no checkpoint. Raises UserError."""
+    from launcher.tools import seeds
+
     runs = dict(enumerate(each(recipe)))
     return seeds.train_each("folds", recipe.value, runs, profile, ranks, resume, via)

@@ -13,7 +13,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from launcher.config import kinds
+from launcher.config import field_descriptions, kinds
 from launcher.config.base_model import Strict
 from launcher.config.cluster import Cluster
 from launcher.config.model import ModelConfig
@@ -121,12 +121,12 @@ def _text(config: type[Strict]) -> Iterator[str]:
 
 def _rows(config: type[Strict], prefix: str = "", depth: int = 2) -> list[Row]:
     """Return a row for each key, followed by the rows of the maps below it. `depth`: levels of maps to list."""
-    rows: list[Row] = []
+    rows, descriptions = list[Row](), field_descriptions.of(config)
     for name, field in config.model_fields.items():
         if name == "kind" and len(get_args(field.annotation)) == 1:  # the section is about this kind
             continue
         path, maps = prefix + name, _maps(field.annotation)
-        rows.append((path, _values(field), _default(field), " ".join((field.description or "").split())))
+        rows.append((path, _values(field), _default(field), " ".join(descriptions.get(name, "").split())))
         for inner in maps if depth > 0 else ():
             below = prefix + name + (".NAME" if get_origin(field.annotation) is dict else "")
             rows += _rows(inner, f"{below}.", depth - 1)

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from launcher.config import kinds, load, override_keys
+from launcher.config import field_descriptions, kinds, load, override_keys
 from launcher.config.base_model import Strict
 from launcher.config.cluster import Cluster
 from launcher.config.errors import UserError
@@ -53,12 +53,12 @@ def _raw(file: str, folder: str, overrides: Sequence[str]) -> JsonObject:
 
 def _below(config: type[Strict], written: object, prefix: str) -> Iterator[tuple[str, Key]]:
     """Yield the keys of a Config, and of the maps below it. `written`: what the file has."""
-    given = written if isinstance(written, dict) else {}
+    given, descriptions = written if isinstance(written, dict) else {}, field_descriptions.of(config)
     for name, field in config.model_fields.items():
         value, choices = given.get(name), _Choices(field.annotation, field.metadata)
         inner = choices.config(value)
         if inner is None or choices.folders or choices.scalar:
-            yield prefix + name, Key(_description(field), _values(field, choices, value))
+            yield prefix + name, Key(_first_sentence(descriptions.get(name, "")), _values(field, choices, value))
         if inner is not None:
             for key, below in _below(inner, value, f"{prefix}{name}."):
                 kind = key == f"{prefix}{name}.kind" and choices.folders
@@ -132,5 +132,5 @@ def _written(values: Sequence[object]) -> list[str]:
     return [text for text in texts if text and text.isprintable() and not set(text) & set(" \"'$`{}[]#&*!|>%@\\\\")]
 
 
-def _description(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).partition(". ")[0]
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split()).partition(". ")[0]

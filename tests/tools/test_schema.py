@@ -87,11 +87,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("key", WRONG)
-def test_a_mistake_is_marked_at_its_key(key):
+def test_a_mistake_is_marked_at_its_key(key, tmp_path):
     value, where, what = WRONG[key]
     wrong = changed(**{key.replace(".", "__"): value})
     with pytest.raises(UserError):
-        load.recipe(support.write(wrong, "wrong.yaml"))
+        load.recipe(support.write(wrong, tmp_path / "wrong.yaml"))
     assert any(at == where and what in message for at, message in mistakes(wrong)), mistakes(wrong)
 
 
