@@ -70,6 +70,7 @@ def _run(name: str, benchmark: Benchmark, arguments: Sequence[str]) -> int:
     history = options.record and options.record.absolute()
     paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # for commands that a benchmark starts
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a checkout is compiled once, as installed packages are
     try:
         with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
             comparisons = benchmark.measure(options)

@@ -2,6 +2,7 @@
 searching them again and again takes a fifth of the time.
 """
 
+import atexit
 import gc
 
 _USUAL = gc.get_threshold()
@@ -9,8 +10,9 @@ _SELDOM = (50_000, 100, 100)
 
 
 def seldom() -> None:
-    """Collect seldom from now on: most objects of a command, or of a rank that starts, stay."""
+    """Collect seldom from now on, and not at the exit: most objects of a command, or of a rank that starts, stay."""
     gc.set_threshold(*_SELDOM)
+    atexit.register(gc.freeze)
 
 
 def pause() -> None:
