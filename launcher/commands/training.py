@@ -34,7 +34,7 @@ def run(
     if via is options.Starter.elastic and profile.scheduler.on_this_machine:
         local_start.warm_up(loaded.value, profile, ranks)
 
-    from launcher.tools import folds, run_command, seeds  # while the server of the ranks imports
+    from launcher.tools import folds, run_command, seeds  # a server imports the modules of the ranks meanwhile
 
     train = seeds.train if loaded.value.seeds > 1 else run_command.train
     if loaded.value.data.folds is not None:

@@ -20,10 +20,13 @@ def pause() -> None:
     gc.disable()
 
 
-def resume() -> None:
-    """Collect as usual again. Objects that exist by now are not searched any more, which would delay a step."""
-    if gc.isenabled() and gc.get_threshold() == _USUAL:
-        return
+def exempt_imports() -> None:
+    """Leave the objects that exist out of all collections. Called before a model is built, whose memory could otherwise
+    never be released."""
     gc.freeze()
+
+
+def resume() -> None:
+    """Collect as usual again."""
     gc.set_threshold(*_USUAL)
     gc.enable()

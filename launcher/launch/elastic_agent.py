@@ -46,24 +46,24 @@ _log = logging.getLogger(__name__)
 def warm_up(imports: Sequence[str] = ()) -> None:
     """Start the server from which ranks are forked. It imports the ranks' modules while this process continues.
 
-    `imports`: modules in addition to `IMPORTS`. Does nothing if there is a server already.
+    `imports`: modules in addition to `IMPORTS`; those that cannot be imported are left out. Does nothing if there is a
+    server already.
     """
     from multiprocessing import forkserver
 
     private_tmp.enter()
     os.environ.update(env_vars.RANK_VARIABLES)
     env_vars.set_rank_defaults(os.environ)
-    multiprocessing.set_forkserver_preload([*IMPORTS, *imports])
-    with signals.blocked_in_children(), _offline():
+    multiprocessing.set_forkserver_preload([*IMPORTS, "launcher.launch._rank_imports"])
+    with signals.blocked_in_children(), _environment({**env_vars.OFFLINE, env_vars.RANK_IMPORTS: " ".join(imports)}):
         forkserver.ensure_running()
 
 
 @contextmanager
-def _offline() -> Iterator[None]:
-    """Set the offline variables inside the context, for the server and its ranks only. The launcher may still have to
-    download."""
-    before = {name: os.environ.get(name) for name in env_vars.OFFLINE}
-    os.environ.update(env_vars.OFFLINE)
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables inside the context, for the server and its ranks only. The launcher may still have to download."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

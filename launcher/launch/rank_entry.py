@@ -16,7 +16,7 @@ import psutil
 
 from launcher.config import paths
 from launcher.config.errors import UserError
-from launcher.distributed import failure, logs, output_streams, private_tmp, rank_end, stacks
+from launcher.distributed import failure, garbage_collection, logs, output_streams, private_tmp, rank_end, stacks
 from launcher.distributed.exit_codes import DONE, FAILED, INVALID_INPUT
 from launcher.distributed.signals import PARENT_DIED, StopReason
 from launcher.launch import Launch, RankResult, RendezvousSpec
@@ -92,6 +92,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     from launcher.launch import rank_jobs
     from launcher.train.checkpoint import RunReplaced
 
+    garbage_collection.exempt_imports()
     stop = StopMonitor.of(spec.stop_file)
     stop.listen(spec.launcher)
     info = rank_info()

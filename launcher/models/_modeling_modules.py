@@ -6,9 +6,9 @@ from launcher.config import strict_json
 
 
 def of_type(model_type: object) -> tuple[str, ...]:
-    """Return the modules of a model by the type in its configuration. A value that is no type is ignored. Not every
-    type has a module of its own."""
-    name = str(model_type).replace("-", "_")
+    """Return the modules of a model by the type in its configuration; None: not known. Not every type has a module of
+    its own."""
+    name = model_type.replace("-", "_") if isinstance(model_type, str) else ""
     own = (f"transformers.models.{name}.modeling_{name}",) if name.isidentifier() else ()
     return ("transformers.modeling_utils", *own)
 

@@ -49,7 +49,11 @@ class Config(TransformersConfig):
 class Model(models.Model[Config]):
     @property
     def imports(self) -> tuple[str, ...]:
-        return _modeling_modules.of_folder(Path(cache_root.found(self.config.name, self.config.revision)))
+        try:  # the commit of a name on the hub is not known yet; all have the same type
+            known = [Path(cache_root.found(self.config.name)), *cache_root.copies(self.config.name)]
+        except UserError:  # no cache, which the plan reports
+            return _modeling_modules.of_type(None)
+        return max(map(_modeling_modules.of_folder, known), key=len)
 
     def tokenizer(self) -> PretrainedTokenizer:
         trusted = self.config.trust_remote_code

@@ -64,7 +64,10 @@ class Config(TransformersConfig):
 class Model(models.Model[Config]):
     @property
     def imports(self) -> tuple[str, ...]:
-        return _modeling_modules.of_folder(RunDir(Path(cache_root.found(self.config.run))).model)
+        try:
+            return _modeling_modules.of_folder(RunDir(Path(cache_root.found(self.config.run))).model)
+        except UserError:  # no cache, which the plan reports
+            return _modeling_modules.of_type(None)
 
     def tokenizer(self) -> str | None:
         folder = RunDir(Path(cache_root.found(self.config.run)))

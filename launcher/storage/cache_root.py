@@ -22,7 +22,17 @@ def kept(name: str, revision: str | None = None) -> Path:
     `name`: its name on the hub, or its folder as the recipe names it.
     """
     digest = hashlib.blake2b(f"{name}\0{revision or ''}".encode(), digest_size=8).hexdigest()
-    return paths.cache() / paths.MODELS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-')[-60:]}-{digest}"
+    return paths.cache() / paths.MODELS / f"{_plain(name)}-{digest}"
+
+
+def copies(name: str) -> list[Path]:
+    """Return the cached copies of all revisions of a model; also those of a model whose name has the same plain
+    characters."""
+    return sorted((paths.cache() / paths.MODELS).glob(f"{_plain(name)}-*"))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")[-60:]
 
 
 def found(name: str, revision: str | None = None) -> str:

@@ -169,8 +169,8 @@ def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _exact_gradients(layer: nn.Linear, inputs: torch.Tensor, labels: torch.Tensor) -> bool:
-    """Return whether the gradients of the summed loss are those of the plain computation, for inputs of the layer. The
-    labels are below _ROWS."""
+    """Return whether the gradients of the summed loss are those of the plain computation, for inputs of the layer and
+    its first classes, among which are the labels."""
     of_classes = [layer.weight[:_CLASSES]] + ([] if layer.bias is None else [layer.bias[:_CLASSES]])
     tensors = [inputs, *of_classes]
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "tf32": 2**-5, "bf16": 2**-3, "fp16": 2**-5}
 """Maximum difference between the logits of padded rows and of a row without padding, relative to the largest logit. In
 half precision the logits of a new head are mostly rounding: there, only a wrong use of a kernel is to be found."""
-_LONGEST = 96
-"""Tokens of the longest sample of the test. Losses of whole samples are compared too, when draws are tested."""
+_LONGEST = 256
+"""Tokens of the longest sample of the test."""
 _POOLS = "computes one output for a row of several samples"
 _ANY_WIDTH = 64
 """Width of a head for which a kernel exists if one does."""
@@ -40,8 +40,8 @@ def adapt(
 ) -> tuple[RankBatches, ModelRandomness | None, list[str]]:
     """Make a model compute rows without padding if the recipe wants it and its outputs stay the same.
 
-    Returns the batches; the draws of the model, which has been made to draw by the contract if the batches have no
-    padding; and a note if they stay padded because of the model. They also do if layers are compiled, which
+    Returns the batches, the draws of the model by the contract (None: it draws as before), and a note if the batches
+    stay padded because of the model. They also do if layers are compiled, which
     would be done again for other lengths, and on an accelerator without a kernel for them. Samples that share packed
     rows need no mask then. The decision is the same on all ranks. Raises UserError if the recipe requires such rows in
     vain.

@@ -1,0 +1,23 @@
+"""Import of the modules that a recipe's ranks need. The server from which ranks are forked imports this module last.
+
+A module that cannot be imported here is left to the ranks, which report the error.
+"""
+
+import importlib
+import os
+from contextlib import suppress
+
+from launcher.config import env_vars
+
+_CUDA_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Variable by which torch looks for devices without CUDA, which no forked process could use after that."""
+
+_before = os.environ.get(_CUDA_CHECK)
+os.environ[_CUDA_CHECK] = "1"
+for _name in os.environ.pop(env_vars.RANK_IMPORTS, "").split():
+    with suppress(Exception):
+        importlib.import_module(_name)
+if _before is None:
+    del os.environ[_CUDA_CHECK]
+else:
+    os.environ[_CUDA_CHECK] = _before
