@@ -99,7 +99,11 @@ def test_modules_are_loaded_by_name_in_one_place():
         for name, file in modules().items()
         if (loads := {call for call, _ in called(file.read_text(encoding="utf-8"))} & BY_NAME)
     }
-    assert found == {"launcher.config.kinds": {"import_module"}, "launcher.launch.starter": {"run_module"}}
+    assert found == {
+        "launcher.config.kinds": {"import_module"},
+        "launcher.launch.starter": {"run_module"},
+        "launcher.launch._rank_imports": {"import_module"},
+    }
 
 
 def test_what_is_loaded_by_name_is_of_a_plugin_folder():

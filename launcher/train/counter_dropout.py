@@ -1,7 +1,6 @@
 """The random draws of `launcher.contract.dropout` in torch: the same bits on every device, without a generator.
 
-torch shifts int32 arithmetically and cannot shift uint32, so the upper bits are masked after a shift. On a CPU, words
-(of 32 random bits) are computed in blocks that fit into the cache. On an accelerator, a mask is one compiled kernel.
+On a CPU, words are computed in blocks that fit into the cache. On an accelerator, a mask is one compiled kernel.
 """
 
 import logging
@@ -16,8 +15,7 @@ import torch
 from launcher.config.errors import first_line
 from launcher.contract import dropout as definition
 from launcher.tasks._sequences import Run
-
-State = tuple[torch.Tensor, torch.Tensor]
+from launcher.train.random_words import State, begin, fold, scalar, shifted, signed, word
 
 _BLOCK = 2**16
 """Number of words in a block, for each thread: 256 KiB, and the same for a temporary tensor."""
@@ -137,21 +135,6 @@ def _coordinates(
     return torch.arange(axis.first, axis.first + axis.size, dtype=torch.int32, device=device).view(-1, *after)
 
 
-def begin(keys: torch.Tensor, place: torch.Tensor, call: int) -> State:
-    """Return the states of keys at a place (both int64), with the coordinate of the call."""
-    mixed = keys ^ place
-    call_number = torch.full((1,) * keys.ndim, call, dtype=torch.int32, device=keys.device)
-    return fold((_low(mixed), _low(mixed >> 32)), call_number)
-
-
-def fold(state: State, coordinate: torch.Tensor) -> State:
-    """Return the states with one more coordinate (int32) mixed in, as launcher.contract.dropout defines it; both are
-    broadcast."""
-    low, high = state
-    high = _mix(high ^ (coordinate * _signed(definition.GOLDEN)))
-    return _mix(low + high), high
-
-
 def keep(state: State, last: torch.Tensor, least: int) -> torch.Tensor:
     """Return whether the draw of each state and last coordinate (int32), broadcast together, is at least `least`."""
     words = word(state, last >> 1)
@@ -168,43 +151,7 @@ def keep_run(state: State, count: int, least: int, first: int = 0) -> torch.Tens
 
 def uniform(state: State, last: torch.Tensor) -> torch.Tensor:
     """Return numbers in (0, 1), fp32, for each state and last coordinate (int32), broadcast together."""
-    return (_shifted(word(state, last), 9).float() + 0.5) * 2.0**-23
-
-
-def word(state: State, index: torch.Tensor) -> torch.Tensor:
-    """Return 32 random bits for each state and index (int32, broadcast together). See
-    launcher.contract.dropout.word."""
-    low, high = state
-    value = low + index * _signed(definition.GOLDEN)
-    return _finish(_scramble(value, definition.SHIFTS[0], definition.FIRST) ^ high)
-
-
-def _mix(value: torch.Tensor) -> torch.Tensor:
-    return _finish(_scramble(value, definition.SHIFTS[0], definition.FIRST))
-
-
-def _finish(value: torch.Tensor) -> torch.Tensor:
-    value = _scramble(value, definition.SHIFTS[1], definition.SECOND)
-    return value ^ _shifted(value, definition.SHIFTS[2])
-
-
-def _scramble(value: torch.Tensor, shift: int, factor: int) -> torch.Tensor:
-    return (value ^ _shifted(value, shift)) * _signed(factor)
-
-
-def _shifted(value: torch.Tensor, by: int) -> torch.Tensor:
-    """Return the values shifted to the right logically."""
-    return (value >> by) & (2 ** (32 - by) - 1)
-
-
-def _signed(unsigned: int) -> int:
-    """Return the signed number that has the bits of a 32-bit word."""
-    return unsigned - 2**32 if unsigned >= 2**31 else unsigned
-
-
-def _low(wide: torch.Tensor) -> torch.Tensor:
-    """Return the low 32 bits of int64 numbers, as int32."""
-    return (((wide & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000).to(torch.int32)
+    return (shifted(word(state, last), 9).float() + 0.5) * 2.0**-23
 
 
 @torch.library.custom_op("launcher::keep_in_blocks", mutates_args=())  # type: ignore[untyped-decorator]
@@ -240,26 +187,20 @@ def _word_blocks(
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield the words of states (n, 1) and indices (m,) in blocks of rows, each with its slice of rows. The operations
     are those of `word`, in place."""
-    offsets = indices * _signed(definition.GOLDEN)
+    offsets = indices * signed(definition.GOLDEN)
     step = max(1, _BLOCK * torch.get_num_threads() // max(1, len(offsets)))
     for start in range(0, len(lows), step):
         rows = slice(start, start + step)
         words = lows[rows] + offsets
-        shifted = torch.empty_like(words)
+        moved = torch.empty_like(words)
         for shift, factor in zip(definition.SHIFTS, (definition.FIRST, definition.SECOND, None), strict=True):
-            torch.bitwise_right_shift(words, _number(shift), out=shifted)
-            words ^= shifted.bitwise_and_(_number(2 ** (32 - shift) - 1))
+            torch.bitwise_right_shift(words, scalar(shift), out=moved)
+            words ^= moved.bitwise_and_(scalar(2 ** (32 - shift) - 1))
             if factor is not None:
-                words *= _number(_signed(factor))
+                words *= scalar(signed(factor))
             if factor == definition.FIRST:
                 words ^= highs[rows]
         yield rows, words
-
-
-@cache
-def _number(value: int) -> torch.Tensor:
-    """Return a scalar, int32. torch would convert a number of Python anew in each operation."""
-    return torch.tensor(value, dtype=torch.int32)
 
 
 @_by_rows_in_blocks.register_fake  # type: ignore[untyped-decorator]
