@@ -10,7 +10,7 @@ from launcher.config.errors import Problem, UserError
 from launcher.config.recipe import Recipe
 from launcher.contract import dropout
 from launcher.contract.random import Stream, seed_for
-from launcher.distributed import garbage_collection, rank_device
+from launcher.distributed import rank_device
 from launcher.distributed.process_group import ProcessGroup
 from launcher.distributed.stop_requests import StopMonitor
 from launcher.models import _run_configuration
@@ -97,7 +97,6 @@ def build(
         saver=_saver(run, process, stop, None if progress.evaluation_due else resume),
         meter=step_metrics.meter(run, task, process, progress.tokens, progress.seconds),
     )  # fmt: skip
-    garbage_collection.resume()
     return built, notes + engine_notes
 
 
@@ -157,8 +156,8 @@ def _without_padding(
     validation: Parts | None,
     trains: bool,
 ) -> tuple[RankBatches, Parts | None, ModelRandomness | None, list[str]]:
-    """Let the model compute rows without padding where it can. Returns the batches of both sides, notes, and the draws
-    of the model if it draws by the contract now."""
+    """Let the model compute rows without padding where it can. Returns the batches of both sides, the draws of the
+    model by the contract (None: it draws as before), and notes."""
     drawn, notes = None, list[str]()
     if trains:
         batches, drawn, notes = padding_free.adapt(model, task, batches, recipe.train, process)

@@ -226,6 +226,7 @@ def _report(error: BaseException, rank: str, stop: StopMonitor) -> None:
 
 
 if __name__ == "__main__":
+    garbage_collection.resume()
     output_streams.set_up(lasting=True)
     logs.set_up()
     code = main(sys.argv[1:])

@@ -92,7 +92,7 @@ def _run(launch: Launch, spec: RendezvousSpec) -> RankReport:
     from launcher.launch import rank_jobs
     from launcher.train.checkpoint import RunReplaced
 
-    garbage_collection.exempt_imports()
+    garbage_collection.resume()
     stop = StopMonitor.of(spec.stop_file)
     stop.listen(spec.launcher)
     info = rank_info()

@@ -33,7 +33,7 @@ class Model(ABC, Generic[C]):
     @property
     def imports(self) -> tuple[str, ...]:
         """Modules that take seconds to import and do not use a device. The ranks of a machine are forked from a process
-        that has imported those that exist."""
+        that has imported those that can be imported."""
         return ()
 
     def tokenizer(self) -> "PretrainedTokenizer | str | None":

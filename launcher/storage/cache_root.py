@@ -26,9 +26,8 @@ def kept(name: str, revision: str | None = None) -> Path:
 
 
 def copies(name: str) -> list[Path]:
-    """Return the cached copies of all revisions of a model; also those of a model whose name has the same plain
-    characters."""
-    return sorted((paths.cache() / paths.MODELS).glob(f"{_plain(name)}-*"))
+    """Return the cached copies of all revisions of a model, by its name."""
+    return sorted((paths.cache() / paths.MODELS).glob(f"{_plain(name)}-{'[0-9a-f]' * 16}"))
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,7 @@
 """First part of a start on this machine: whether it may start here, and the server from which its ranks are forked.
 
-The server takes seconds to import what ranks need. So this module imports little: neither the plan nor the preparation.
+The server takes seconds to import what ranks need. So this module imports little: neither launcher.plan.plan nor
+launcher.prepare.
 """
 
 import logging
@@ -33,8 +34,8 @@ def check_starts_here(recipe: str, overrides: Sequence[str], profile: Cluster) -
 
 
 def warm_up(recipe: Recipe, profile: Cluster, ranks: int | None, problems: Sequence[str] = ()) -> list[str]:
-    """Set the environment of the profile, and start the server of the ranks, unless there are problems. Returns further
-    ones, of the folders that the ranks need. `problems`: known already."""
+    """Set the environment of the profile. Unless there are problems, also start the server of the ranks. Returns the
+    problems of the folders that the ranks need. `problems`: known already."""
     os.environ.update(launch_spec.environment(profile))  # must come before an import reads it
     found = writable_folders.ranks(recipe, profile, ranks)
     if not problems and not found:

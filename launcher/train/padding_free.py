@@ -41,10 +41,9 @@ def adapt(
     """Make a model compute rows without padding if the recipe wants it and its outputs stay the same.
 
     Returns the batches, the draws of the model by the contract (None: it draws as before), and a note if the batches
-    stay padded because of the model. They also do if layers are compiled, which
-    would be done again for other lengths, and on an accelerator without a kernel for them. Samples that share packed
-    rows need no mask then. The decision is the same on all ranks. Raises UserError if the recipe requires such rows in
-    vain.
+    stay padded because of the model. Batches also stay padded if layers are compiled, which would be done again for
+    other lengths, and on an accelerator without a kernel for them. Samples that share packed rows need no mask then.
+    The decision is the same on all ranks. Raises UserError if the recipe requires such rows in vain.
     """
     if batches.equal_lengths or train.padding_free is False or train.compile or not task.padding_free:
         return batches, None, []
@@ -121,8 +120,8 @@ def examples(inputs: Batch, task: Task, device: torch.device) -> tuple[Batch, Ba
 def _draws(
     model: torch.nn.Module, task: Task, free: RankBatches, train: Train, process: ProcessGroup
 ) -> tuple[ModelRandomness, str]:
-    """Make the model draw by the contract. Returns its draws, and how those or the loss of a sample in a row differ
-    from those of the sample alone; empty: they do not."""
+    """Make the model draw by the contract. Returns its draws, and a reason if the loss or the draws of a sample in a
+    row are not those of the sample alone; empty: they are."""
     training = model.training
     model.eval()
     try:

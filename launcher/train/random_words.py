@@ -15,8 +15,8 @@ State = tuple[torch.Tensor, torch.Tensor]
 def begin(keys: torch.Tensor, place: torch.Tensor, call: int) -> State:
     """Return the states of keys at a place (both int64), with the coordinate of the call."""
     mixed = keys ^ place
-    callscalar = torch.full((1,) * keys.ndim, call, dtype=torch.int32, device=keys.device)
-    return fold((_low(mixed), _low(mixed >> 32)), callscalar)
+    call_number = torch.full((1,) * keys.ndim, call, dtype=torch.int32, device=keys.device)
+    return fold((_low(mixed), _low(mixed >> 32)), call_number)
 
 
 def fold(state: State, coordinate: torch.Tensor) -> State:
@@ -65,5 +65,5 @@ def _low(wide: torch.Tensor) -> torch.Tensor:
 
 @cache
 def scalar(value: int) -> torch.Tensor:
-    """Return a scalar, int32. torch would convert a number of Python anew in each operation."""
-    return torch.tensor(value, dtype=torch.int32)
+    """Return a scalar on the host, int32. torch would convert a number of Python anew in each operation."""
+    return torch.tensor(value, dtype=torch.int32, device="cpu")

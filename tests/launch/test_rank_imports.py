@@ -12,19 +12,30 @@ from launcher.config.recipe import Recipe
 from launcher.launch import launch_spec
 
 
+def imported(folder, names, modules):
+    """Import the modules as the server does, and return which are there, and which of its variables are still set."""
+    for name, body in modules.items():
+        (folder / f"{name}.py").write_text(body)
+    code = (
+        f"import os, sys; from launcher.launch import _rank_imports; print(*[name in sys.modules for name in {names}], "
+        f"*{{'{env_vars.RANK_IMPORTS}', 'PYTORCH_NVML_BASED_CUDA_CHECK'}} & set(os.environ))"
+    )
+    path = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    environment = os.environ | {env_vars.RANK_IMPORTS: " ".join(names), "PYTHONPATH": path}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=100).stdout
+
+
 def test_a_module_that_cannot_be_imported_is_left_to_the_ranks(tmp_path):
     """An error of any kind would end the server, and with it every rank."""
-    for name, body in {"refused": "raise RuntimeError('no device')", "sound": "number = 3"}.items():
-        (tmp_path / f"{name}.py").write_text(body)
-    code = (
-        "import os, sys; from launcher.launch import _rank_imports; "
-        "print('sound' in sys.modules, 'refused' in sys.modules, sorted(name for name in os.environ "
-        f"if name in ('{env_vars.RANK_IMPORTS}', 'PYTORCH_NVML_BASED_CUDA_CHECK')))"
-    )
-    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    environment = os.environ | {env_vars.RANK_IMPORTS: "refused absent sound", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "True False []\n"
+    modules = {"refused": "raise RuntimeError('no device')", "sound": "number = 3"}
+    assert imported(tmp_path, ["refused", "absent", "sound"], modules) == "False False True\n"
+
+
+def test_a_server_whose_modules_use_a_device_begins_again_without_them(tmp_path):
+    """A process that is forked from one that has used CUDA cannot use it."""
+    modules = {"user": "import torch\ntorch.cuda._initialized = True", "sound": "number = 3"}
+    assert imported(tmp_path, ["user", "sound"], modules) == "False False\n"
 
 
 @pytest.mark.parametrize(("type_", "module"), [("bert", "bert"), ("xlm-roberta", "xlm_roberta")])
@@ -55,3 +66,6 @@ def test_of_a_model_of_the_hub_any_copy_has_the_type(tmp_path, monkeypatch):
     copy.mkdir(parents=True)
     (copy / "config.json").write_text('{"model_type": "bert"}')
     assert "transformers.models.bert.modeling_bert" in launch_spec.imports(recipe)
+    other = Recipe.model_validate({**support.mlm(), "model": {"kind": "pretrained", "name": "org/some"}})
+    assert launch_spec.imports(other)[0] == "transformers.modeling_utils"
+    assert "transformers.models.bert.modeling_bert" not in launch_spec.imports(other)
