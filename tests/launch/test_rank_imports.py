@@ -22,6 +22,7 @@ def imported(folder, names, modules):
     )
     path = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     environment = os.environ | {env_vars.RANK_IMPORTS: " ".join(names), "PYTHONPATH": path}
+    environment.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)  # a library that another test has imported sets it
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=100).stdout
 
