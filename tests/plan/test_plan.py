@@ -333,7 +333,7 @@ import launcher
 
 STARTED_ONLY = {  # by whoever starts ranks, and in ranks
     "launcher.plan._model_spec_process", "launcher.launch.local_agent", "launcher.launch.node_agent",
-    "launcher.launch.rank_jobs",
+    "launcher.launch.rank_jobs", "launcher.launch._rank_imports",
 }
 
 def walk(name):
