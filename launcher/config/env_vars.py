@@ -1,7 +1,9 @@
 """Environment variables that the launcher defines, and the library variables that it sets for nodes and ranks."""
 
+import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 
 CACHE = "LAUNCHER_CACHE"
 """Folder of prepared data and downloaded models. Set by users, profiles (scratch.shared) and bundles."""
@@ -75,6 +77,18 @@ def set_default(name: str, value: str, environment: MutableMapping[str, str]) ->
     """Set a variable, unless it is set under this or another name that its library reads."""
     if not any(known in environment for known in (name, *_OTHER_NAMES.get(name, ()))):
         environment[name] = value
+
+
+@contextmanager
+def temporarily(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process inside the context."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def set_rank_defaults(environment: MutableMapping[str, str]) -> None:

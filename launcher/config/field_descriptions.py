@@ -19,8 +19,8 @@ from pydantic import BaseModel
 def of(config: type[BaseModel]) -> Mapping[str, str]:
     """Return the description of each field that has one.
 
-    It is that of `Field(description=...)`, else the docstring below the field, else that of the nearest base class. A
-    class without source has no docstrings.
+    A description is the argument of `Field(description=...)`, else the docstring below the field, else the description
+    in the nearest base class. A class without source has no docstrings.
     """
     found: dict[str, str] = {}
     for base in reversed(config.__bases__):

@@ -16,14 +16,9 @@ from launcher.config import env_vars
 _CUDA_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Variable that makes torch.cuda.is_available() look for devices without using one."""
 
-_before = os.environ.get(_CUDA_CHECK)
-os.environ[_CUDA_CHECK] = "1"
-for _name in os.environ.pop(env_vars.RANK_IMPORTS, "").split():
-    with suppress(Exception):
-        importlib.import_module(_name)
-if _before is None:
-    del os.environ[_CUDA_CHECK]
-else:
-    os.environ[_CUDA_CHECK] = _before
+with env_vars.temporarily({_CUDA_CHECK: "1"}):
+    for _name in os.environ.pop(env_vars.RANK_IMPORTS, "").split():
+        with suppress(Exception):
+            importlib.import_module(_name)
 if torch.cuda.is_initialized() or torch.xpu.is_initialized():
     os.execv(sys.executable, sys.orig_argv)

@@ -55,20 +55,10 @@ def warm_up(imports: Sequence[str] = ()) -> None:
     os.environ.update(env_vars.RANK_VARIABLES)
     env_vars.set_rank_defaults(os.environ)
     multiprocessing.set_forkserver_preload([*IMPORTS, "launcher.launch._rank_imports"])
-    with signals.blocked_in_children(), _environment({**env_vars.OFFLINE, env_vars.RANK_IMPORTS: " ".join(imports)}):
+    # for the server and its ranks only: the launcher may still have to download
+    own = {**env_vars.OFFLINE, env_vars.RANK_IMPORTS: " ".join(imports)}
+    with signals.blocked_in_children(), env_vars.temporarily(own):
         forkserver.ensure_running()
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables inside the context, for the server and its ranks only. The launcher may still have to download."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def run(launch: Launch, spec: RendezvousSpec) -> RanksEnded:

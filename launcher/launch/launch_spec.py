@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from launcher.config import env_vars, paths, plugins, trust
 from launcher.config.cluster import Cluster
+from launcher.config.errors import UserError
 from launcher.config.recipe import Recipe
 from launcher.config.training import seconds
 from launcher.config.types import Plugin
@@ -23,7 +24,10 @@ def imports(recipe: Recipe) -> tuple[str, ...]:
     parts: list[Plugin] = [recipe.model, recipe.task, recipe.optimizer, recipe.schedule, recipe.strategy, *recipe.sinks]
     modules = dict.fromkeys(type(part).__module__ for part in parts)
     own = [name for name in modules if name.startswith("launcher.")]
-    return (*plugins.model(recipe.model).imports, *own)
+    try:
+        return (*plugins.model(recipe.model).imports, *own)
+    except UserError:  # no cache, which the plan reports
+        return tuple(own)
 
 
 def train(plan: "Plan", cluster: Cluster, via: Via = "elastic") -> Launch:

@@ -49,10 +49,8 @@ class Config(TransformersConfig):
 class Model(models.Model[Config]):
     @property
     def imports(self) -> tuple[str, ...]:
-        try:  # the commit of a name on the hub is not known yet; all have the same type
-            known = [Path(cache_root.found(self.config.name)), *cache_root.copies(self.config.name)]
-        except UserError:  # no cache, which the plan reports
-            return _modeling_modules.of_type(None)
+        # the commit of a name on the hub is not known yet; all have the same type
+        known = [Path(cache_root.found(self.config.name)), *cache_root.copies(self.config.name)]
         return max(map(_modeling_modules.of_folder, known), key=len)
 
     def tokenizer(self) -> PretrainedTokenizer:

@@ -64,10 +64,7 @@ class Config(TransformersConfig):
 class Model(models.Model[Config]):
     @property
     def imports(self) -> tuple[str, ...]:
-        try:
-            return _modeling_modules.of_folder(RunDir(Path(cache_root.found(self.config.run))).model)
-        except UserError:  # no cache, which the plan reports
-            return _modeling_modules.of_type(None)
+        return _modeling_modules.of_folder(RunDir(Path(cache_root.found(self.config.run))).model)
 
     def tokenizer(self) -> str | None:
         folder = RunDir(Path(cache_root.found(self.config.run)))

@@ -24,9 +24,10 @@ from launcher.config.recipe import Recipe
 from launcher.config.types import JsonObject
 from launcher.distributed import output_streams
 from launcher.launch import execute, launch_spec
-from launcher.plan import layout, model_requirements, model_spec, plan, topology, writable_folders
+from launcher.plan import layout, model_requirements, model_spec, plan, topology
 from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
+from launcher.tools import local_start
 
 TOLERANCE = {
     "fp64": (1e-10, 1e-8), "fp32": (1e-5, 1e-4), "tf32": (2**-11, 2**-9), "fp16": (2**-11, 2**-9),
@@ -78,9 +79,7 @@ def parity(
     `strategies`: layouts in the form of `label`, separated by commas; None: all. Raises UserError before anything
     starts.
     """
-    if not (problems := writable_folders.ranks(loaded.value, cluster, max(ranks, default=1))):
-        os.environ.update(launch_spec.environment(cluster))  # must come before an import reads it
-        execute.warm_up(launch_spec.imports(loaded.value))
+    problems = local_start.warm_up(loaded.value, cluster, max(ranks, default=1))
     prepared = run_setup.validate(loaded, cluster, 1, problems)
     topology.log_notes(cluster)
     todo = [(recipe, count) for count in ranks for recipe in _layouts(prepared, loaded, strategies, count)]

@@ -174,12 +174,11 @@ assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 def test_a_server_that_cannot_start_leaves_the_launcher_online(monkeypatch):
     from launcher.config import env_vars
-    from launcher.launch import elastic_agent
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
     before = dict(os.environ)
-    with pytest.raises(OSError, match="no more processes"), elastic_agent._environment(env_vars.OFFLINE):
+    with pytest.raises(OSError, match="no more processes"), env_vars.temporarily(env_vars.OFFLINE):
         assert os.environ["HF_HUB_OFFLINE"] == "1"
         raise OSError("no more processes")
     assert dict(os.environ) == before

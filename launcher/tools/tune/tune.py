@@ -27,7 +27,7 @@ from launcher.plan import topology, writable_folders
 from launcher.plan.plan import Plan
 from launcher.prepare import run_setup
 from launcher.storage.run_dir import RunDir
-from launcher.tools import folds
+from launcher.tools import folds, local_start
 from launcher.tools.parity import TOLERANCE
 from launcher.tools.tune import space as spaces
 from launcher.tools.tune import table, tuned_file
@@ -157,9 +157,7 @@ def _here(profile: Cluster, ranks: int | None) -> Cluster:
 
 def _prepared(recipe: Loaded[Recipe], cluster: Cluster, ranks: int | None) -> run_setup.PreparedRun:
     """Plan the measured recipe and prepare its data. Raises UserError."""
-    if not (problems := writable_folders.ranks(recipe.value, cluster, ranks)):
-        os.environ.update(launch_spec.environment(cluster))  # must come before an import reads it
-        execute.warm_up(launch_spec.imports(recipe.value))
+    problems = local_start.warm_up(recipe.value, cluster, ranks)
     topology.log_notes(cluster)
     return run_setup.validate(recipe, cluster, ranks, problems)
 
